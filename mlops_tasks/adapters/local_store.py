@@ -1,0 +1,170 @@
+"""The artifact store in a folder on local disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_tasks.artifacts import FileRef
+from mlops_tasks.core.publishing import hash_file
+from mlops_tasks.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAGING = ".staging"
+
+
+class LocalStore:
+    """Implements `ArtifactStore` with atomic renames and hard links; see the port for what each call promises."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `root`, which is created when first written to."""
+        self._root = root.resolve()
+
+    @property
+    def root(self) -> str:
+        """The folder as a `file://` URI."""
+        return self._root.as_uri()
+
+    def _path(self, key: str) -> Path:
+        path = (self._root / key).resolve()
+        if not path.is_relative_to(self._root):
+            msg = f"store {self._root}: key {key!r} points outside the store"
+            raise ValueError(msg)
+        return path
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes."""
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError as error:
+            raise KeyError(key) from error
+        except OSError as error:
+            raise _unavailable(self._root, f"reading {key}", error) from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace an object atomically."""
+        with self._finished(key, data) as (temporary, target):
+            temporary.replace(target)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless the key exists; a hard link fails if the name is taken, on every filesystem we use."""
+        with self._finished(key, data) as (temporary, target):
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            return True
+
+    @contextmanager
+    def _finished(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Give a finished, synced temporary file beside its target; remove it if it was not renamed."""
+        target = self._path(key)
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield temporary, target
+        except OSError as error:
+            raise _unavailable(self._root, f"writing {key}", error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def publish(self, source: Path, key: str, *, rows: int | None = None) -> FileRef:
+        """Move a finished file to its key; from another filesystem it is copied beside the target first."""
+        target = self._path(key)
+        ref = FileRef(key=key, bytes=source.stat().st_size, sha256=hash_file(source), rows=rows)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync(source)
+            _move(source, target)
+        except OSError as error:
+            raise _unavailable(self._root, f"publishing {key}", error) from error
+        return ref
+
+    def open_local(self, ref: FileRef) -> Path:
+        """Return the file's own path: nothing is copied."""
+        path = self._path(ref.key)
+        if not path.is_file():
+            msg = f"store {self._root}: {ref.key} is missing; run again with --recompute to make it anew"
+            raise StoreUnavailable(msg)
+        return path
+
+    def verify(self, ref: FileRef) -> bool:
+        """Compare size, then sha256."""
+        path = self._path(ref.key)
+        return path.is_file() and path.stat().st_size == ref.bytes and hash_file(path) == ref.sha256
+
+    def exists(self, key: str) -> bool:
+        """Tell whether an object is there."""
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the keys under a prefix, sorted; files being written are not shown."""
+        folder = self._path(prefix.rsplit("/", 1)[0]) if "/" in prefix else self._root
+        if not folder.is_dir():
+            return
+        keys = (path.relative_to(self._root).as_posix() for path in folder.rglob("*") if path.is_file())
+        yield from sorted(key for key in keys if key.startswith(prefix) and "/." not in f"/{key}")
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._path(key).unlink(missing_ok=True)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give an empty folder on the store's disk, so that publishing is a rename."""
+        base = self._root / STAGING
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=base))
+        except OSError as error:
+            raise _unavailable(self._root, "making a staging folder", error) from error
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise _unavailable(self._root, "writing", error) from error
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def spark_uri(self, key: str) -> str:
+        """Return the key's `file://` URI."""
+        return self._path(key).as_uri()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        try:
+            shutil.copyfile(source, temporary)
+            _sync(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        source.unlink()
+
+
+def _unavailable(root: Path, doing: str, error: OSError) -> StoreUnavailable:
+    hint = "free some space and run again" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "check the folder and its rights"
+    return StoreUnavailable(f"store {root}: {doing} failed: {error.strerror or error}; {hint}")

@@ -1,0 +1,55 @@
+"""Published Parquet files to data frames, restricted to what is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlops_tasks.artifacts import Dataset, FeatureSchema, FileRef, Split, Window
+    from mlops_tasks.ports import ArtifactStore
+
+
+def read_files(store: ArtifactStore, files: Sequence[FileRef], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read Parquet files, in the given order, into one table; only `columns` are read from disk."""
+    tables = [pq.read_table(store.open_local(ref), columns=list(columns) if columns else None) for ref in files]
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def model_columns(schema: FeatureSchema) -> list[str]:
+    """Return the columns that training and scoring need: time, inputs and label, each once."""
+    return list(dict.fromkeys([schema.event_time, *(c.name for c in schema.columns), schema.label]))
+
+
+def rows_within(table: pa.Table, column: str, window: Window) -> pa.Table:
+    """Keep the rows whose time lies in the half-open window."""
+    times = table[column].cast(pa.timestamp("us", tz="UTC"))
+    start, end = (pa.scalar(t, type=pa.timestamp("us", tz="UTC")) for t in (window.start, window.end))
+    return table.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+
+
+def read_split(store: ArtifactStore, dataset: Dataset, split: Split) -> pd.DataFrame:
+    """Read one split: event time, inputs and label, in time order; N rows.
+
+    Numeric inputs come as float64 (null: NaN), categorical ones as object (null: None).
+    """
+    ref, schema = dataset.splits[split], dataset.feature_schema
+    table = rows_within(read_files(store, ref.files, model_columns(schema)), schema.event_time, ref.window)
+    return as_model_frame(table.to_pandas(), schema)
+
+
+def as_model_frame(frame: pd.DataFrame, schema: FeatureSchema) -> pd.DataFrame:
+    """Give the inputs their model types: float64 for numeric, object with None for categorical."""
+    out = frame.copy(deep=False)
+    for name in schema.numeric:
+        out[name] = pd.to_numeric(out[name], errors="coerce").astype("float64")
+    for name in schema.categorical:
+        values = out[name].astype(object)
+        out[name] = values.where(values.notna(), None)
+    return out.reset_index(drop=True)

@@ -1,0 +1,61 @@
+"""Finished local files to a published, content-addressed folder of the store.
+
+A folder's name ends with the digest of what is in it, so publishing the same content twice, or from
+two processes at once, writes the same bytes to the same keys: nothing is doubled, nothing is mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from mlops_tasks.artifacts import FileRef, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlops_tasks.ports import ArtifactStore
+
+CHUNK_BYTES = 1 << 20
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's sha256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def publish_files(
+    store: ArtifactStore,
+    folder: str,
+    files: Mapping[str, Path],
+    *,
+    facts: object = None,
+    rows: Mapping[str, int] | None = None,
+    unhashed: frozenset[str] = frozenset(),
+) -> tuple[str, tuple[FileRef, ...]]:
+    """Publish files under `folder/<digest>/`; return the digest and the references, by name.
+
+    Args:
+        store: where to.
+        folder: key prefix, e.g. `nyc_flights/features/2013-01-01`.
+        files: file name -> finished local file, which is moved.
+        facts: JSON-able facts that are part of the identity (counts, schema).
+        rows: file name -> rows, for tables.
+        unhashed: names whose bytes are no part of the identity (reports with times in them).
+
+    Raises:
+        StoreUnavailable: the store is full or does not answer; nothing is visible then.
+
+    """
+    identity = {name: hash_file(path) for name, path in sorted(files.items()) if name not in unhashed}
+    digest = digest_of({"files": identity, "facts": facts})
+    refs = tuple(
+        store.publish(path, f"{folder}/{digest[:16]}/{name}", rows=(rows or {}).get(name))
+        for name, path in sorted(files.items())
+    )
+    return digest, refs
