@@ -145,7 +145,7 @@ class Expectation(Frozen):
     def _short_form(cls, value: object) -> object:
         """Accept `{expect_x: {column: c}}` too."""
         if isinstance(value, dict) and len(value) == 1:
-            (name, kwargs), = value.items()
+            ((name, kwargs),) = value.items()
             if name != "expect":
                 return {"expect": name, "kwargs": kwargs or {}}
         return value
@@ -227,14 +227,18 @@ class TrainSpec(Frozen):
         default="none", description="`balanced` weighs the loss by class rarity; `none` tunes the threshold instead"
     )
     refit: bool = Field(default=True, description="after early stopping, train again on all rows for the same number of steps")
-    trials: int = Field(default=1, ge=1, le=1000, description="hyperparameter trials (Optuna TPE) judged on the validation split")
+    trials: int = Field(
+        default=1, ge=1, le=1000, description="hyperparameter trials (Optuna TPE) judged on the validation split"
+    )
     checkpoint_every: Duration = Field(default=timedelta(seconds=30), description="how often a resumable checkpoint is written")
 
 
 class Gate(Frozen):
     """One rule a candidate must pass on the test split."""
 
-    metric: str = Field(description="scikit-learn's metric name: roc_auc, average_precision, log_loss, ece, f1, accuracy, r2, rmse, mae ...")
+    metric: str = Field(
+        description="scikit-learn's metric name: roc_auc, average_precision, log_loss, ece, f1, accuracy, r2, rmse, mae ..."
+    )
     min: float | None = Field(default=None, description="least value")
     max: float | None = Field(default=None, description="greatest value")
     against: Literal["constant", "hgb", "champion"] | None = Field(
@@ -274,6 +278,11 @@ class DeploySpec(Frozen):
 
     golden_rows: int = Field(default=32, ge=1, le=1000, description="real rows whose scores the served model must repeat")
     tolerance: float = Field(default=1e-5, gt=0, description="greatest difference of a score between torch and ONNX")
+    promote: Literal["auto", "ask", "never"] = Field(
+        default="auto",
+        description="a model that passes its gate: `auto` goes into service; `ask` waits in Airflow for a person's approval; "
+        "`never` is registered as challenger",
+    )
 
 
 class MonitorSpec(Frozen):
@@ -283,8 +292,12 @@ class MonitorSpec(Frozen):
     effect_size: float = Field(default=0.05, ge=0, description="least Wasserstein / sd or total variation that matters")
     consecutive: int = Field(default=2, ge=1, description="alarmed windows in a row before a training is started")
     min_history: int = Field(default=30, ge=5, description="windows of history below which nothing alarms")
-    cooldown: Duration = Field(default=timedelta(days=7), description="least event time between two trainings that drift starts")
-    train_range: Duration = Field(default=timedelta(days=180), description="length of the range that a drift-triggered training uses")
+    cooldown: Duration = Field(
+        default=timedelta(days=7), description="least event time between two trainings that drift starts"
+    )
+    train_range: Duration = Field(
+        default=timedelta(days=180), description="length of the range that a drift-triggered training uses"
+    )
     ignore: tuple[str, ...] = Field(default=(), description="columns shown but never alarmed, e.g. the season")
 
 

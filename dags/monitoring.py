@@ -1,0 +1,26 @@
+"""`<pipeline>.monitor`: each new window is compared with the champion's training data; drift starts a training."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, TaskGroup
+
+from mlops_controls import StartTraining
+from mlops_dags import Stages, about, every_window, pipelines, reason_param, window_params
+
+SUMMARY = "Compares a window with what the champion was trained on; starts a new training when it drifted."
+
+for spec in pipelines("monitor"):
+    with DAG(
+        **about(spec, "monitor", SUMMARY, catchup=spec.schedule.catchup),
+        schedule=every_window(spec) if spec.schedule.monitor else None,
+        max_active_runs=1,
+        params={**window_params(spec, "the run's data interval."), "reason": reason_param()},
+    ):
+        stage = Stages(spec)
+        with TaskGroup("ingest", tooltip="Windows that are in already are left as they are."):
+            collect = stage("collect")
+            validate_raw = stage("validate_raw", raw=collect)
+            preprocess = stage("preprocess", raw=validate_raw)
+            validate = stage("validate", features=preprocess)
+        monitor = stage("monitor", features=validate)
+        monitor >> StartTraining(task_id="start_training", pipeline=spec)

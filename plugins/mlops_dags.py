@@ -1,0 +1,172 @@
+"""A pipeline's spec to the parts that its DAGs are made of: schedule, docs, params, stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import CronDataIntervalTimetable, Param, get_parsing_context
+
+from mlops_operator import StageOperator
+from mlops_tasks.errors import SpecError
+from mlops_tasks.loading import load_pipeline, pipeline_names
+from mlops_tasks.pipeline import BY_NAME
+from mlops_tasks.specs import Cadence, PipelineSpec
+
+CRON: dict[Cadence, str] = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 1", "month": "0 0 1 * *"}
+GPU_POOL = "gpu"
+
+
+def pipelines(kind: str) -> Iterator[PipelineSpec]:
+    """Yield the pipelines whose `<name>.<kind>` DAG is wanted: in a task's process one, else all that can be read.
+
+    A folder that can't be read takes no other pipeline's DAG down; `dags/check.py` reports it.
+
+    Raises:
+        SpecError: there is no folder of pipelines, or the one that is wanted can't be read.
+
+    """
+    wanted = get_parsing_context().dag_id
+    if wanted is not None:
+        name, _, suffix = wanted.rpartition(".")
+        if suffix == kind:
+            yield load_pipeline(name)
+        return
+    for name in pipeline_names():
+        try:
+            spec = load_pipeline(name)
+        except SpecError:
+            continue
+        yield spec
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the folders of pipelines, one text for each that can't be read."""
+    found = []
+    for name in pipeline_names():
+        try:
+            load_pipeline(name)
+        except SpecError as error:
+            found.append(str(error))
+    return found
+
+
+def every_window(spec: PipelineSpec) -> CronDataIntervalTimetable:
+    """Schedule one run for each window, after its end; its data interval is the window."""
+    return CronDataIntervalTimetable(CRON[spec.cadence], timezone="UTC")
+
+
+def about(spec: PipelineSpec, kind: str, summary: str, **more: Any) -> dict[str, Any]:
+    """Return the arguments that all DAGs of a pipeline share: id, docs, owner, tags, retries."""
+    return {
+        "dag_id": f"{spec.name}.{kind}",
+        "description": summary,
+        "doc_md": f"### {spec.name}.{kind}\n\n{summary}\n\n{spec.description}\n\nOwner: {spec.owner}.",
+        "tags": sorted({"mlops", spec.name, *spec.tags}),
+        "start_date": spec.schedule.start,
+        "catchup": False,
+        "default_args": {
+            "owner": spec.owner,
+            "retries": 3,
+            "retry_delay": timedelta(seconds=15),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(minutes=10),
+        },
+        **more,
+    }
+
+
+class Stages:
+    """Makes the tasks of one DAG from the stage table."""
+
+    def __init__(self, spec: PipelineSpec, *, length: timedelta | None = None) -> None:
+        """Make tasks of `spec`; `length`: the range of a run that names no dates."""
+        self._spec = spec
+        self._length = length
+
+    def __call__(self, name: str, *, more: dict[str, Any] | None = None, **inputs: StageOperator) -> StageOperator:
+        """Make the task of a stage; each input is the task that makes it."""
+        stage = BY_NAME[name]
+        return StageOperator(
+            stage=name,
+            pipeline=self._spec,
+            inputs={parameter: task.output for parameter, task in inputs.items()},
+            length=self._length,
+            task_id=name,
+            task_display_name=name.replace("_", " "),
+            doc_md=stage.summary,
+            execution_timeout=timedelta(seconds=stage.timeout_s),
+            **({"pool": GPU_POOL} if stage.gpu else {}),
+            **(more or {}),
+        )
+
+
+def window_params(spec: PipelineSpec, default: str) -> dict[str, Param]:
+    """Return the params `start` and `end` of a run's window."""
+    text = "Start of {} `{}` in UTC, e.g. `2013-01-31`. Empty: " + default
+    kind: dict[str, Any] = {"type": ["null", "string"], "format": "date-time"}
+    return {
+        "start": Param(None, title="Start", description_md=text.format("the first", spec.cadence), **kind),
+        "end": Param(None, title="End", description_md=text.format("the one after the last", spec.cadence), **kind),
+    }
+
+
+def reason_param(*, required: bool = False) -> Param:
+    """Return the param `reason`."""
+    return Param(
+        "" if not required else None,
+        type="string",
+        minLength=1 if required else 0,
+        maxLength=500,
+        title="Reason",
+        description_md="Why this run is started; kept with its results.",
+    )
+
+
+def train_params(spec: PipelineSpec) -> dict[str, Param]:
+    """Return the params of `.train`, in the order of its form."""
+    days = spec.schedule.train_range.days
+    return {
+        **window_params(spec, f"the latest {days} days before the end of the run's data interval."),
+        "promote": Param(
+            spec.deploy.promote,
+            enum=["auto", "ask", "never"],
+            type="string",
+            title="Put into service",
+            values_display={"auto": "if it passes its gate", "ask": "if it passes and a person approves", "never": "no"},
+            description_md="What happens to a model that **passes its gate**. `never` registers it as challenger. "
+            "One that fails its gate is never put into service.",
+        ),
+        "trials": Param(
+            spec.train.trials,
+            type="integer",
+            minimum=1,
+            maximum=1000,
+            title="Trials",
+            description_md="Hyperparameter trials; `1` trains once with the pipeline's own settings.",
+        ),
+        "reason": reason_param(),
+        "intent": Param(
+            None,
+            enum=[None, "drift"],
+            type=["null", "string"],
+            title="Intent",
+            section="Set by other DAGs",
+            description_md="Leave empty. `.monitor` sets `drift` here.",
+        ),
+    }
+
+
+def rollback_params() -> dict[str, Param]:
+    """Return the params of `.rollback`."""
+    return {
+        "version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Version",
+            description_md="Version in the model registry. Empty: the one that served before.",
+        ),
+        "reason": reason_param(required=True),
+    }

@@ -1,0 +1,171 @@
+"""A row of the stage table to a task of a DAG: runs the stage where MLOPS_RUNTIME says."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from mlops_links import DataDocsLink, MlflowRunLink, ReportLink
+from mlops_requests import Request, RunFacts, resolve, run_key
+from mlops_tasks.errors import ModelRejected, NothingToDo, PipelineError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context, XComArg
+    from airflow.sdk.bases.operatorlink import BaseOperatorLink
+    from mlops_tasks.runner import Invocation, Outcome
+
+    from mlops_tasks.specs import PipelineSpec
+
+LINKS: dict[str, tuple[BaseOperatorLink, ...]] = {
+    "validate_raw": (DataDocsLink(),),
+    "validate": (DataDocsLink(),),
+    "train": (MlflowRunLink(),),
+    "evaluate": (ReportLink(), MlflowRunLink()),
+    "deploy": (MlflowRunLink(),),
+    "monitor": (ReportLink(),),
+}
+FACTS = "facts"
+"""XCom key of what later tasks decide on: a few numbers and words, never rows."""
+
+
+class TaskFailed(AirflowFailException):
+    """A failure that a retry can't help; its text is what the user needs to know."""
+
+
+class TaskSkipped(AirflowSkipException):
+    """An ordinary end without a result."""
+
+
+def run_in_process(invocation: Invocation) -> Outcome:
+    """Run a stage in the task's own process."""
+    from mlops_tasks.runner import invoke  # noqa: PLC0415 - heavy: only the process that runs the stage pays for it
+
+    return invoke(invocation)
+
+
+RUNTIMES: dict[str, Callable[[Invocation], Outcome]] = {"process": run_in_process}
+"""MLOPS_RUNTIME -> how a stage is run."""
+
+
+class StageOperator(BaseOperator):
+    """Runs one stage on the run's window; its result is the handle of what the stage published."""
+
+    ui_color = "#e8f1fb"
+    template_fields = ("inputs",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
+    inputs: dict[str, XComArg]
+
+    def __init__(
+        self,
+        *,
+        stage: str,
+        pipeline: PipelineSpec,
+        inputs: Mapping[str, XComArg] | None = None,
+        length: timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Run `stage` of `pipeline`; `length`: the range of a run that names no dates, up to its interval's end."""
+        super().__init__(**kwargs)
+        self.stage = stage
+        self.pipeline = pipeline.name
+        self.cadence = pipeline.cadence
+        self.first_window: datetime = pipeline.schedule.start
+        self.length = length
+        self.inputs = dict(inputs or {})
+        self.links: dict[str, str] = {}
+        self.operator_extra_links = LINKS.get(stage, ())
+        self.on_failure_callback = [say_why]
+        self.on_skipped_callback = [say_why]
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Run the stage; return `{uri, digest}`.
+
+        Raises:
+            AirflowFailException: a wrong spec, rejected data, a first model that fails its gate.
+            AirflowSkipException: nothing to do, or a candidate that loses to the champion.
+
+        """
+        runtime = _runtime()
+        try:
+            outcome = runtime(self.invocation(context))
+        except PipelineError as error:
+            self._end(error, context)
+        self.links = dict(outcome.links)
+        if outcome.facts:
+            context["ti"].xcom_push(key=FACTS, value=dict(outcome.facts))
+        self.log.info("%s: %d computed, %d cached. %s", self.stage, outcome.computed, outcome.cached, outcome.note)
+        return {"uri": outcome.handle.uri, "digest": outcome.handle.digest}
+
+    def request(self, context: Context) -> Request:
+        """Work out what the run asks for. Raises: SpecError."""
+        return resolve(facts_of(context), cadence=self.cadence, length=self.length, first=self.first_window)
+
+    def invocation(self, context: Context) -> Invocation:
+        """Build what the runner is given. Raises: SpecError."""
+        request, facts = self.request(context), facts_of(context)
+        from mlops_tasks.runner import Handle, Invocation  # noqa: PLC0415 - see run_in_process
+
+        return Invocation(
+            stage=self.stage,
+            pipeline=self.pipeline,
+            run_id=run_key(facts),
+            intent=request.intent,
+            start=request.start,
+            end=request.end,
+            inputs={name: Handle.model_validate(handle) for name, handle in self.inputs.items()},
+            overrides=request.overrides,
+            reason=request.reason,
+            who=facts.user or "airflow",
+            now=context["ti"].start_date,
+        )
+
+    def _end(self, error: PipelineError, context: Context) -> NoReturn:
+        """Map a failure of ours to what Airflow does about it."""
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, NothingToDo) or (isinstance(error, ModelRejected) and _has_champion(context)):
+            raise TaskSkipped(text) from error
+        if not error.retryable:
+            raise TaskFailed(text) from error
+        raise error
+
+
+def facts_of(context: Context) -> RunFacts:
+    """Collect what a task's context knows of its run."""
+    run = context["dag_run"]
+    start, end = run.data_interval_start, run.data_interval_end
+    return RunFacts(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        run_type=getattr(run.run_type, "value", run.run_type),
+        conf=run.conf or {},
+        params=dict(context["params"]),
+        interval=(start, end) if start and end else None,
+        user=run.triggering_user_name or "",
+    )
+
+
+def say_why(context: Context) -> None:
+    """Repeat the reason as the log's last line: it stands above a traceback otherwise."""
+    error = context.get("exception")
+    if error is not None:
+        logging.getLogger("airflow.task").error("%s", error)
+
+
+def _runtime() -> Callable[[Invocation], Outcome]:
+    name = os.environ.get("MLOPS_RUNTIME") or "process"
+    if name not in RUNTIMES:
+        msg = f"SpecError: MLOPS_RUNTIME must be {' or '.join(RUNTIMES)}, got {name!r}; unset it to run in the task's process"
+        raise TaskFailed(msg)
+    return RUNTIMES[name]
+
+
+def _has_champion(context: Context) -> bool:
+    """Tell from the evaluation's facts whether another model goes on serving; unknown counts as no."""
+    facts = context["ti"].xcom_pull(task_ids="evaluate", key=FACTS) or {}
+    return facts.get("champion_version") is not None

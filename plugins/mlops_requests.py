@@ -1,0 +1,170 @@
+"""A DAG run's params, configuration and interval to the explicit request that every stage gets.
+
+Pure: no clock, no Airflow. The same run gives the same request in each of its tasks and tries.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_tasks.errors import SpecError
+
+if TYPE_CHECKING:
+    from mlops_tasks.artifacts import Intent
+    from mlops_tasks.specs import Cadence
+
+NAMES: dict[Cadence, str] = {"hour": "an hour", "day": "a day", "week": "a week (Monday)", "month": "a month"}
+MINUTE = "%Y-%m-%dT%H:%M"
+OVERRIDES = {"trials": "train.trials", "promote": "deploy.promote"}
+"""Param -> the key of the spec that it overrides."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What Airflow knows of a run."""
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    conf: Mapping[str, Any]
+    params: Mapping[str, Any]
+    interval: tuple[datetime, datetime] | None
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to do: an aligned range of windows, why, and what differs from the spec."""
+
+    start: datetime
+    end: datetime
+    intent: Intent
+    overrides: dict[str, Any]
+    reason: str
+
+
+def resolve(facts: RunFacts, *, cadence: Cadence, length: timedelta | None = None, first: datetime | None = None) -> Request:
+    """Work out a run's request; the params win over the run's data interval.
+
+    Args:
+        facts: the run.
+        cadence: length of a window.
+        length: with it, a run without dates gets the latest range of this length before its interval's end.
+        first: the pipeline's first window; a default range never starts before it.
+
+    Raises:
+        SpecError: an unknown key, or a range that is half given, empty, unaligned or missing.
+
+    """
+    refuse_unknown(facts)
+    start, end = _range(facts, cadence, length, first)
+    overrides = {key: facts.params[name] for name, key in OVERRIDES.items() if facts.params.get(name) is not None}
+    if overrides.get("deploy.promote") == "ask":
+        overrides["deploy.promote"] = "auto"  # deploy runs only once a person has approved
+    return Request(start, end, _intent(facts), overrides, str(facts.params.get("reason") or ""))
+
+
+def refuse_unknown(facts: RunFacts) -> None:
+    """Refuse a configuration with keys that are no params: Airflow would ignore them.
+
+    Raises:
+        SpecError: naming the first unknown key.
+
+    """
+    for key in facts.conf:
+        if key not in facts.params:
+            close = difflib.get_close_matches(key, facts.params, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(facts.params)}"
+            msg = f"{facts.dag_id}: conf has the unknown key {key!r}; {hint}"
+            raise SpecError(msg)
+
+
+def floor(time: datetime, cadence: Cadence) -> datetime:
+    """Return the start of the window that holds a time."""
+    hour = time.replace(minute=0, second=0, microsecond=0)
+    if cadence == "hour":
+        return hour
+    day = hour.replace(hour=0)
+    if cadence == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if cadence == "month" else day
+
+
+def run_key(facts: RunFacts) -> str:
+    """Return the run's name in the store: `train-manual__2013-07-01T00-00-00-00-00`."""
+    kind = facts.dag_id.rpartition(".")[2]
+    return re.sub(r"[^\w.-]+", "-", f"{kind}-{facts.run_id}")
+
+
+def _range(facts: RunFacts, cadence: Cadence, length: timedelta | None, first: datetime | None) -> tuple[datetime, datetime]:
+    given = {name: facts.params.get(name) for name in ("start", "end")}
+    if all(given.values()):
+        return _checked(facts.dag_id, _parse(facts, "start"), _parse(facts, "end"), cadence)
+    if any(given.values()):
+        missing = "start" if given["end"] else "end"
+        msg = f"{facts.dag_id}: {missing} is missing; give both start and end, or neither"
+        raise SpecError(msg)
+    if facts.interval is None:
+        msg = f"{facts.dag_id}: run {facts.run_id} has neither start and end nor a data interval; give start and end"
+        raise SpecError(msg)
+    return _default(facts.interval, cadence, length, first)
+
+
+def _default(
+    interval: tuple[datetime, datetime], cadence: Cadence, length: timedelta | None, first: datetime | None
+) -> tuple[datetime, datetime]:
+    lower, upper = (floor(time.astimezone(UTC), cadence) for time in interval)
+    if length is not None:
+        lower = floor(upper - length, cadence)
+    if first is not None and upper > first:
+        lower = max(lower, first)
+    # A manual run's interval may be shorter than a window: it then stands for the window that holds it.
+    return (lower, upper) if lower < upper else (lower, next_window(lower, cadence))
+
+
+def next_window(start: datetime, cadence: Cadence) -> datetime:
+    """Return the end of the window that starts at `start`."""
+    steps = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
+    if cadence == "month":
+        return (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+    return start + steps[cadence]
+
+
+def _parse(facts: RunFacts, name: str) -> datetime:
+    value = facts.params[name]
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError as error:
+        msg = f"{facts.dag_id}: {name} must be a date or a date with a time, e.g. 2013-01-31, got {value!r}"
+        raise SpecError(msg) from error
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _checked(where: str, start: datetime, end: datetime, cadence: Cadence) -> tuple[datetime, datetime]:
+    if end <= start:
+        msg = f"{where}: end must be after start, got start {start:{MINUTE}} and end {end:{MINUTE}}"
+        raise SpecError(msg)
+    for name, time in (("start", start), ("end", end)):
+        aligned = floor(time, cadence)
+        if aligned != time:
+            after = next_window(aligned, cadence)
+            msg = (
+                f"{where}: {name} must be the start of {NAMES[cadence]} in UTC, got {time:{MINUTE}}; "
+                f"use {aligned:{MINUTE}} or {after:{MINUTE}}"
+            )
+            raise SpecError(msg)
+    return start, end
+
+
+def _intent(facts: RunFacts) -> Intent:
+    """Read the run's type, never its id: a scheduled run that a backfill runs again keeps its id."""
+    if facts.run_type == "backfill":
+        return "backfill"
+    if facts.params.get("intent") == "drift":
+        return "drift"
+    return "scheduled" if facts.run_type == "scheduled" else "manual"
