@@ -195,6 +195,7 @@ class Candidate(Artifact):
     training: Window = Field(description="event time of the training rows, validation included")
     task: Task
     mlflow_run_id: str
+    feature_schema: FeatureSchema | None = Field(default=None, description="the dataset's; None: derive it from signature.json")
 
 
 class Judgement(Frozen):
@@ -220,7 +221,7 @@ class Deployment(Artifact):
 
     model: str
     version: int
-    alias: Literal["champion", "challenger"]
+    alias: Literal["champion", "challenger", "none"] = Field(description="what it took when deployed; `none`: registered only")
     fingerprint: str
     dataset_version: str
     training: Window

@@ -1,0 +1,169 @@
+"""Who may take the champion's place: rules without side effects, and the way back.
+
+The champion after any set of runs is the promotable model whose training ends last, whatever the order
+in which the runs finished: a slow old run can't replace a newer model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlops_tasks.core.golden import check_golden, read_golden
+from mlops_tasks.core.scoring import Scorer
+from mlops_tasks.errors import ModelRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from mlops_tasks.artifacts import Deployment, Intent
+    from mlops_tasks.ports import ModelRegistry
+
+CHAMPION: Literal["champion"] = "champion"
+CHALLENGER: Literal["challenger"] = "challenger"
+ROLLBACK = "rollback: "
+"""How the reason of a rollback's ledger entry begins."""
+ROLLBACK_TOLERANCE = 1e-4
+"""Looser than a deployment's: the way back must not be closed by another machine's rounding."""
+
+Promote = Literal["auto", "ask", "never"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A version that may hold or take an alias."""
+
+    version: int
+    training_end: datetime
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which alias a candidate takes, and why; `none`: it is registered only."""
+
+    alias: Literal["champion", "challenger", "none"]
+    reason: str
+
+
+def decide(
+    candidate: Standing,
+    champion: Standing | None,
+    challenger: Standing | None,
+    *,
+    intent: Intent,
+    promote: Promote,
+    withdrawn: bool = False,
+) -> Decision:
+    """Decide which alias a candidate that passed its gate takes.
+
+    Args:
+        candidate: the new version.
+        champion: what serves now.
+        challenger: what waits for a person's decision.
+        intent: why the run was started.
+        promote: the run's or the pipeline's wish.
+        withdrawn: somebody rolled back from this very version.
+
+    """
+    if champion is not None and champion.version == candidate.version:
+        return Decision(CHAMPION, "is the champion already")
+    if intent in {"backfill", "reproduce"}:
+        return Decision("none", f"a {intent} registers a model and never promotes it")
+    if withdrawn:
+        return Decision("none", "was rolled back from; only `mlops rollback --to` brings it back")
+    waits = _why_it_waits(candidate, champion, promote)
+    if waits is None:
+        return Decision(
+            CHAMPION, "the first model" if champion is None else f"its training ends after version {champion.version}'s"
+        )
+    if _is_behind(candidate, challenger):
+        return Decision("none", f"{waits}, and the challenger's training ends later")
+    return Decision(CHALLENGER, waits)
+
+
+def _why_it_waits(candidate: Standing, champion: Standing | None, promote: Promote) -> str | None:
+    """Return why the candidate may not become champion by itself, or None."""
+    if promote != "auto":
+        return f"promote is {promote}: a person decides"
+    if champion is not None and candidate.training_end <= champion.training_end:
+        return f"its training does not end after that of version {champion.version}, the champion"
+    return None
+
+
+def _is_behind(candidate: Standing, challenger: Standing | None) -> bool:
+    return (
+        challenger is not None and challenger.version != candidate.version and challenger.training_end > candidate.training_end
+    )
+
+
+def is_withdrawn(history: Sequence[dict[str, str]], version: int) -> bool:
+    """Tell from the ledger whether the version's last move away from champion was a rollback."""
+    for entry in reversed(history):
+        if entry["alias"] != CHAMPION:
+            continue
+        if entry["to"] == str(version):
+            return False
+        if entry["from"] == str(version):
+            return entry["reason"].startswith(ROLLBACK)
+    return False
+
+
+def champion_before(history: Sequence[dict[str, str]], champion: int) -> int | None:
+    """Return the version that served before the present champion came, leaving out those rolled back from."""
+    served = [entry for entry in history if entry["alias"] == CHAMPION]
+    stack: list[int] = []
+    for entry in served:
+        version = int(entry["to"])
+        if version in stack:  # a way back: what came after it is no longer beneath it
+            del stack[stack.index(version) :]
+        stack.append(version)
+    if champion in stack:
+        del stack[stack.index(champion) :]
+    return stack[-1] if stack else None
+
+
+def roll_back(registry: ModelRegistry, name: str, to: int | None = None, *, reason: str, who: str) -> Deployment:
+    """Move the champion alias back, after the target has loaded and repeated its golden rows.
+
+    Args:
+        registry: where the model is registered.
+        name: the model's, that is the pipeline's, name.
+        to: the version to go to; None: the champion before the present one.
+        reason: for the ledger.
+        who: likewise.
+
+    Raises:
+        ModelRejected: there is no such version, or it does not pass its golden rows; nothing was moved.
+        RegistryUnavailable: the registry does not answer.
+
+    """
+    champion = registry.alias(name, CHAMPION)
+    if champion is None:
+        msg = f"model {name}: nothing serves yet, so there is nothing to roll back; `mlops run {name}` makes a first model"
+        raise ModelRejected(msg)
+    target = champion_before(registry.history(name), champion) if to is None else to
+    if target is None:
+        msg = f"model {name}: version {champion} is the first champion; name another with --to, see `mlops models {name}`"
+        raise ModelRejected(msg)
+    if target == champion:
+        msg = f"model {name}: version {champion} is the champion already; `mlops models {name}` lists the others"
+        raise ModelRejected(msg)
+    deployment = deployment_of(registry, name, target)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = registry.fetch(name, target, Path(temporary))
+        what = f"model {name} version {target}"
+        check_golden(Scorer.load(folder), read_golden(folder), ROLLBACK_TOLERANCE, what=what)
+    registry.promote(name, CHAMPION, target, expected=champion, reason=f"{ROLLBACK}{reason}", who=who)
+    return deployment
+
+
+def deployment_of(registry: ModelRegistry, name: str, version: int) -> Deployment:
+    """Return a version's deployment record. Raises: ModelRejected when there is none."""
+    try:
+        return registry.deployment(name, version)
+    except KeyError as error:
+        msg = f"model {name}: there is no deployed version {version}; `mlops models {name}` lists what there is"
+        raise ModelRejected(msg) from error

@@ -1,0 +1,186 @@
+"""A judged model to a registered version, proven by its golden rows, and the alias that the server follows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from mlops_tasks.artifacts import Deployment, FeatureColumn, FeatureSchema, digest_of
+from mlops_tasks.core.golden import check_golden, read_golden
+from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, Decision, Standing, decide, deployment_of, is_withdrawn
+from mlops_tasks.core.publishing import hash_file
+from mlops_tasks.core.scoring import ModelSignature, Scorer
+from mlops_tasks.errors import ModelRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlops_tasks.artifacts import Candidate, FileRef, Verdict
+    from mlops_tasks.ports import ArtifactStore, Ports
+    from mlops_tasks.specs import DeploySpec
+
+MODEL_FILES = ("model.onnx", "signature.json", "golden.json", "reference.json")
+VERDICT_FILES = ("evaluation.json", "model_card.md")
+TRIES = 5
+
+
+def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
+    """Register the model, check what was registered, and move the alias that the promotion rule gives it.
+
+    Nothing is copied but into the registry; called again it finds its version and its alias.
+
+    Raises:
+        ModelRejected: the verdict or the golden rows say no; nothing serves otherwise than before.
+        RegistryUnavailable: the registry does not answer; a retry goes on.
+        StoreUnavailable: a file of the model is gone.
+
+    """
+    _require_passed(verdict)
+    name = ports.run.pipeline
+    refs = _files_of(verdict)
+    with ports.store.staging() as folder:
+        files = _gather(ports.store, refs, folder / "model")
+        what = f"{name}: model of {verdict.candidate.training}"
+        check_golden(Scorer.load(folder / "model"), read_golden(folder / "model"), spec.tolerance, what=what)
+        version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports))
+        _check_registered(ports, name, version, refs, folder / "registered")
+    return _settle(spec, verdict.candidate, version, refs, ports)
+
+
+def _require_passed(verdict: Verdict) -> None:
+    """Refuse a verdict that did not pass. Raises: ModelRejected naming the failed rules."""
+    if verdict.passed:
+        return
+    failed = "; ".join(f"{item.rule}: {item.reason}" for item in verdict.judgements if not item.passed) or "no rule says why"
+    msg = (
+        f"evaluate: the model of {verdict.candidate.training} did not pass its gate: {failed}; "
+        "nothing was registered and what serves now stays: train on more or other data, or change evaluate.gates"
+    )
+    raise ModelRejected(msg)
+
+
+def _files_of(verdict: Verdict) -> tuple[FileRef, ...]:
+    """Return what goes into the registry: the model's files and what was found out about it."""
+    wanted = {ref.key.rsplit("/", 1)[-1]: ref for ref in verdict.candidate.files}
+    missing = [name for name in MODEL_FILES if name not in wanted]
+    if missing:
+        msg = f"deploy: the model of {verdict.candidate.training} lacks {missing}; train it again with --recompute train"
+        raise ModelRejected(msg)
+    judged = [ref for ref in verdict.files if ref.key.rsplit("/", 1)[-1] in VERDICT_FILES]
+    return (*(wanted[name] for name in MODEL_FILES), *judged)
+
+
+def _gather(store: ArtifactStore, refs: tuple[FileRef, ...], folder: Path) -> dict[str, Path]:
+    """Bring the files into one folder, linked where the disk is the same; they may lie apart in the store."""
+    folder.mkdir()
+    files = {}
+    for ref in refs:
+        name = ref.key.rsplit("/", 1)[-1]
+        source, files[name] = store.open_local(ref), folder / name
+        try:
+            os.link(source, files[name])
+        except OSError:
+            shutil.copyfile(source, files[name])
+    return files
+
+
+def _tags(ports: Ports) -> Mapping[str, str]:
+    return {
+        "mlops.pipeline": ports.run.pipeline,
+        "mlops.run_id": ports.run.run_id,
+        "mlops.intent": ports.run.intent,
+        "mlops.code_version": ports.run.code_version,
+        "mlops.reason": ports.run.reason,
+    }
+
+
+def _check_registered(ports: Ports, name: str, version: int, refs: tuple[FileRef, ...], folder: Path) -> None:
+    """Compare what the registry gives out with what was judged. Raises: ModelRejected."""
+    fetched = ports.registry.fetch(name, version, folder)
+    for ref in refs:
+        file = ref.key.rsplit("/", 1)[-1]
+        if not (fetched / file).is_file() or (file in MODEL_FILES and hash_file(fetched / file) != ref.sha256):
+            msg = f"model {name} version {version}: the registry's {file} is not the one judged; delete the version, run again"
+            raise ModelRejected(msg)
+
+
+def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[FileRef, ...], ports: Ports) -> Deployment:
+    """Decide, record and move the alias; when another run moved it meanwhile, decide anew."""
+    name, registry = ports.run.pipeline, ports.registry
+    for _ in range(TRIES):
+        held: dict[str, Standing | None] = {alias: _standing(ports, alias) for alias in (CHAMPION, CHALLENGER)}
+        decision = decide(
+            Standing(version, candidate.training.end),
+            held[CHAMPION],
+            held[CHALLENGER],
+            intent=ports.run.intent,
+            promote=spec.promote,
+            withdrawn=is_withdrawn(registry.history(name), version),
+        )
+        deployment = _deployment(version, candidate, refs, decision, ports)
+        # Before the alias moves: whoever follows an alias finds the record of what it names.
+        registry.record(deployment)
+        if _take(decision, version, held.get(decision.alias), ports):
+            ports.progress.note(f"{name} version {version}: {decision.alias}: {decision.reason}")
+            return deployment
+    msg = f"model {name}: other runs moved its aliases {TRIES} times meanwhile; run again"
+    raise ModelRejected(msg)
+
+
+def _take(decision: Decision, version: int, held: Standing | None, ports: Ports) -> bool:
+    """Move the alias that was decided on, unless it is there already; return False when another run moved it first."""
+    if decision.alias == "none" or (held is not None and held.version == version):
+        return True
+    name, registry = ports.run.pipeline, ports.registry
+    expected = None if held is None else held.version
+    try:
+        registry.promote(name, decision.alias, version, expected=expected, reason=_reason(ports, decision), who=ports.run.who)
+    except ModelRejected:
+        if registry.alias(name, decision.alias) == expected:
+            raise
+        return False
+    return True
+
+
+def _standing(ports: Ports, alias: str) -> Standing | None:
+    name = ports.run.pipeline
+    version = ports.registry.alias(name, alias)
+    if version is None:
+        return None
+    return Standing(version, deployment_of(ports.registry, name, version).training.end)
+
+
+def _reason(ports: Ports, decision: Decision) -> str:
+    return "; ".join(part for part in (decision.reason, ports.run.intent, ports.run.reason) if part)
+
+
+def _deployment(version: int, candidate: Candidate, refs: tuple[FileRef, ...], decision: Decision, ports: Ports) -> Deployment:
+    """Describe what was deployed; its digest is that of the model and knows neither time nor alias."""
+    hashes = {ref.key.rsplit("/", 1)[-1]: ref.sha256 for ref in refs}
+    identity = {
+        "model": ports.run.pipeline,
+        "fingerprint": candidate.fingerprint,
+        "files": {name: hashes[name] for name in MODEL_FILES},
+    }
+    return Deployment(
+        digest=digest_of(identity),
+        files=refs,
+        model=ports.run.pipeline,
+        version=version,
+        alias=decision.alias,
+        fingerprint=candidate.fingerprint,
+        dataset_version=candidate.dataset_version,
+        training=candidate.training,
+        feature_schema=candidate.feature_schema or _schema_of(candidate, ports.store),
+        mlflow_run_id=candidate.mlflow_run_id,
+    )
+
+
+def _schema_of(candidate: Candidate, store: ArtifactStore) -> FeatureSchema:
+    """Derive the schema of a model whose candidate does not carry it; time and entity stay unknown."""
+    signature = ModelSignature.model_validate_json(store.open_local(candidate.file("signature.json")).read_bytes())
+    columns = [FeatureColumn(name=name, kind="numeric") for name in signature.numeric]
+    columns += [FeatureColumn(name=name, kind="categorical") for name in signature.categorical]
+    return FeatureSchema(columns=tuple(columns), label=signature.target, task=signature.task, event_time="", entity_key=())
