@@ -34,7 +34,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def digest_of(value: Any) -> str:  # noqa: ANN401 - any JSON value or model
+def digest_of(value: Any) -> str:
     """Hash a JSON-serialisable value or model: sha256 hex of its canonical JSON."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
@@ -89,18 +89,18 @@ class Artifact(Frozen):
 class FeatureColumn(Frozen):
     """One model input."""
 
-    name: str
-    kind: ColumnKind
+    name: str = Field(description="the column's name in the features table")
+    kind: ColumnKind = Field(description="`numeric`: a quantity; `categorical`: a text or a code, unknown values allowed")
 
 
 class FeatureSchema(Frozen):
     """What a features table holds: model inputs, label, time and entity columns."""
 
-    columns: tuple[FeatureColumn, ...]
-    label: str
-    task: Task
-    event_time: str
-    entity_key: tuple[str, ...]
+    columns: tuple[FeatureColumn, ...] = Field(description="the model's inputs, in its order")
+    label: str = Field(description="the column to predict")
+    task: Task = Field(description="what kind of value the label is")
+    event_time: str = Field(description="the column with the time of the event, by which windows and splits are cut")
+    entity_key: tuple[str, ...] = Field(description="columns that, with the event time, identify a row")
     positive: str | None = Field(default=None, description="binary: the label value that counts as positive; None: true or 1")
 
     @property
