@@ -74,7 +74,9 @@ class ModelVersion:
 class ModelRegistry(Protocol):
     """Registered model versions with aliases; registering the same fingerprint twice gives the same version."""
 
-    def register(self, name: str, candidate: Candidate, verdict: Verdict, files: Mapping[str, Path], deployment: Mapping[str, str]) -> int:
+    def register(
+        self, name: str, candidate: Candidate, verdict: Verdict, files: Mapping[str, Path], deployment: Mapping[str, str]
+    ) -> int:
         """Register a model once per fingerprint; return its version. Raises: RegistryUnavailable."""
 
     def versions(self, name: str) -> list[ModelVersion]:
@@ -144,6 +146,9 @@ class SourceReader(Protocol):
     def latest(self, source: Source) -> datetime | None:
         """Return the greatest event time that the source holds; None when it is empty."""
 
+    def earliest(self, source: Source) -> datetime | None:
+        """Return the least event time that the source holds; None when it is empty."""
+
 
 class Spark(Protocol):
     """Where Spark runs."""
@@ -185,6 +190,10 @@ class RunContext:
     who: str = ""
     fingerprint: str = ""
     """Cache key of the stage's result: digest of spec, code and inputs."""
+    description: str = ""
+    """The pipeline's sentence about itself, for reports and model cards."""
+    owner: str = ""
+    """Who is asked about the pipeline, for reports and model cards."""
 
 
 @dataclass(frozen=True)

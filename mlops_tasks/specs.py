@@ -131,6 +131,14 @@ class CollectSpec(Frozen):
         if missing:
             msg = f"entity_key names {missing}, which source {self.primary!r} does not have"
             raise ValueError(msg)
+        dropped = [c for c in self.entity_key if source.columns[c].privacy == "drop"]
+        if dropped:
+            msg = f"entity_key names {dropped}, which source {self.primary!r} drops: set their privacy to hash or private"
+            raise ValueError(msg)
+        unfit = [name for name in self.sources if not re.fullmatch(r"[A-Za-z_]\w{0,62}", name, re.ASCII)]
+        if unfit:
+            msg = f"source names must be letters, digits and _, as they name tables, got {unfit}"
+            raise ValueError(msg)
         return self
 
 

@@ -46,7 +46,8 @@ def publish_files(
         files: file name -> finished local file, which is moved.
         facts: JSON-able facts that are part of the identity (counts, schema).
         rows: file name -> rows, for tables.
-        unhashed: names whose bytes are no part of the identity (reports with times in them).
+        unhashed: names whose bytes are no part of the identity (reports with times in them); where the
+            folder has one already, that one stays and is referred to.
 
     Raises:
         StoreUnavailable: the store is full or does not answer; nothing is visible then.
@@ -54,8 +55,19 @@ def publish_files(
     """
     identity = {name: hash_file(path) for name, path in sorted(files.items()) if name not in unhashed}
     digest = digest_of({"files": identity, "facts": facts})
+    target = f"{folder}/{digest[:16]}"
     refs = tuple(
-        store.publish(path, f"{folder}/{digest[:16]}/{name}", rows=(rows or {}).get(name))
+        _publish_once(store, path, f"{target}/{name}")
+        if name in unhashed
+        else store.publish(path, f"{target}/{name}", rows=(rows or {}).get(name))
         for name, path in sorted(files.items())
     )
     return digest, refs
+
+
+def _publish_once(store: ArtifactStore, path: Path, key: str) -> FileRef:
+    """Publish a file whose bytes differ from run to run; the first one stays, as others may refer to it."""
+    data = path.read_bytes()
+    if not store.create(key, data):
+        data = store.read(key)
+    return FileRef(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
