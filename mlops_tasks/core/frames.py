@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mlops_tasks.errors import DataRejected
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas as pd
 
     from mlops_tasks.artifacts import Dataset, FeatureSchema, FileRef, Split, Window
     from mlops_tasks.ports import ArtifactStore
 
 
 def read_files(store: ArtifactStore, files: Sequence[FileRef], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read Parquet files, in the given order, into one table; only `columns` are read from disk."""
+    """Read Parquet files, in the given order, into one table; only `columns` are read from disk.
+
+    Raises:
+        DataRejected: a file lacks one of the columns, or there is no file.
+
+    """
+    if not files:
+        msg = "reading rows: there are no files to read; widen the range"
+        raise DataRejected(msg)
     tables = [pq.read_table(store.open_local(ref), columns=list(columns) if columns else None) for ref in files]
+    for ref, table in zip(files, tables, strict=True):
+        missing = [name for name in columns or () if name not in table.column_names]
+        if missing:
+            msg = f"{ref.key}: column {missing[0]!r} is missing; let the features produce it and run preprocess again"
+            raise DataRejected(msg)
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -46,6 +62,8 @@ def read_split(store: ArtifactStore, dataset: Dataset, split: Split) -> pd.DataF
 
 def as_model_frame(frame: pd.DataFrame, schema: FeatureSchema) -> pd.DataFrame:
     """Give the inputs their model types: float64 for numeric, object with None for categorical."""
+    import pandas as pd  # noqa: PLC0415 - takes half a second, which stages that read Arrow tables don't need
+
     out = frame.copy(deep=False)
     for name in schema.numeric:
         out[name] = pd.to_numeric(out[name], errors="coerce").astype("float64")
