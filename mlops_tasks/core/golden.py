@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from pydantic import ValidationError
 
 from mlops_tasks.artifacts import Frozen
 from mlops_tasks.core.scoring import Scorer, category_texts
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from mlops_tasks.core.scoring import ModelSignature
 
 FILE = "golden.json"
+_CANNOT_LOAD = (
+    OSError,
+    ValidationError,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+"""What ONNX Runtime and the signature raise on files that are no model; they share no base below Exception."""
 
 
 class Golden(Frozen):
@@ -28,17 +42,28 @@ class Golden(Frozen):
     scores: list[float] | list[list[float]]
 
 
-def read_golden(folder: Path) -> Golden:
-    """Read a model folder's golden rows. Raises: ModelRejected when there are none."""
-    path = folder / FILE
-    if not path.is_file():
-        msg = f"model {folder.name}: {FILE} is missing, so nothing proves that the model loads right; train it again"
-        raise ModelRejected(msg)
-    golden = Golden.model_validate_json(path.read_text(encoding="utf-8"))
-    if not golden.rows or len(golden.rows) != len(golden.scores):
-        msg = f"model {folder.name}: {FILE} has {len(golden.rows)} rows and {len(golden.scores)} scores; train it again"
-        raise ModelRejected(msg)
-    return golden
+def load_proven(folder: Path, tolerance: float, *, what: str, threads: int = 1) -> tuple[Scorer, Golden]:
+    """Load a model folder and let it repeat its golden rows.
+
+    Args:
+        folder: holds `model.onnx`, `signature.json` and `golden.json`.
+        tolerance: greatest difference of a score.
+        what: names the model in messages.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ModelRejected: it does not load, has no golden rows, or scores them otherwise.
+
+    """
+    try:
+        golden = Golden.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+        scorer = Scorer.load(folder, threads=threads)
+    except _CANNOT_LOAD as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{what} does not load: {cause}; train it again"
+        raise ModelRejected(msg) from error
+    check_golden(scorer, golden, tolerance, what=what)
+    return scorer, golden
 
 
 def rows_to_arrays(
@@ -67,6 +92,9 @@ def check_golden(scorer: Scorer, golden: Golden, tolerance: float, *, what: str)
         ModelRejected: a score differs by more than `tolerance`.
 
     """
+    if not golden.rows:
+        msg = f"{what}: {FILE} holds no rows, so nothing proves that the model loads right; train it again"
+        raise ModelRejected(msg)
     scores = np.asarray(scorer.score_arrays(*rows_to_arrays(golden.rows, scorer.signature)), dtype=np.float64)
     expected = np.asarray(golden.scores, dtype=np.float64)
     if scores.shape != expected.shape:

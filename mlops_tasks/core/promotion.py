@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlops_tasks.core.golden import check_golden, read_golden
-from mlops_tasks.core.scoring import Scorer
+from mlops_tasks.core.golden import load_proven
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ CHAMPION: Literal["champion"] = "champion"
 CHALLENGER: Literal["challenger"] = "challenger"
 ROLLBACK = "rollback: "
 """How the reason of a rollback's ledger entry begins."""
-ROLLBACK_TOLERANCE = 1e-4
-"""Looser than a deployment's: the way back must not be closed by another machine's rounding."""
+LOOSE_TOLERANCE = 1e-4
+"""For rollback and serving, looser than a deployment's: another machine's rounding must not stop a proven model."""
 
 Promote = Literal["auto", "ask", "never"]
 
@@ -154,8 +153,7 @@ def roll_back(registry: ModelRegistry, name: str, to: int | None = None, *, reas
     deployment = deployment_of(registry, name, target)
     with tempfile.TemporaryDirectory() as temporary:
         folder = registry.fetch(name, target, Path(temporary))
-        what = f"model {name} version {target}"
-        check_golden(Scorer.load(folder), read_golden(folder), ROLLBACK_TOLERANCE, what=what)
+        load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {target}")
     registry.promote(name, CHAMPION, target, expected=champion, reason=f"{ROLLBACK}{reason}", who=who)
     return deployment
 

@@ -1,0 +1,1 @@
+"""The online server: a registry's champion, answering requests."""

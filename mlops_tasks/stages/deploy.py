@@ -7,10 +7,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Deployment, FeatureColumn, FeatureSchema, digest_of
-from mlops_tasks.core.golden import check_golden, read_golden
+from mlops_tasks.core.golden import load_proven
 from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, Decision, Standing, decide, deployment_of, is_withdrawn
 from mlops_tasks.core.publishing import hash_file
-from mlops_tasks.core.scoring import ModelSignature, Scorer
+from mlops_tasks.core.scoring import ModelSignature
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
     refs = _files_of(verdict)
     with ports.store.staging() as folder:
         files = _gather(ports.store, refs, folder / "model")
-        what = f"{name}: model of {verdict.candidate.training}"
-        check_golden(Scorer.load(folder / "model"), read_golden(folder / "model"), spec.tolerance, what=what)
+        load_proven(folder / "model", spec.tolerance, what=f"{name}: model of {verdict.candidate.training}")
         version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports))
         _check_registered(ports, name, version, refs, folder / "registered")
     return _settle(spec, verdict.candidate, version, refs, ports)

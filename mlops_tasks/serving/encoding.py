@@ -1,0 +1,69 @@
+"""Scores to the Open Inference Protocol's output tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlops_tasks.serving.decoding import BadRequest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mlops_tasks.core.scoring import ModelSignature
+    from mlops_tasks.serving.slot import LoadedModel
+
+
+def output_names(signature: ModelSignature) -> list[str]:
+    """Return the names of a model's outputs: `score`, and `label` where there are classes."""
+    return ["score", "label"] if _gives_labels(signature) else ["score"]
+
+
+def _gives_labels(signature: ModelSignature) -> bool:
+    return bool(signature.classes) and (signature.task == "multiclass" or signature.threshold is not None)
+
+
+def wanted_outputs(body: dict[str, Any], signature: ModelSignature) -> set[str]:
+    """Return the names of the outputs that a request asks for; none asked for is all. Raises: BadRequest."""
+    asked, names = body.get("outputs"), output_names(signature)
+    if not asked:
+        return set(names)
+    if not isinstance(asked, list) or not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in asked):
+        msg = 'outputs must be a list of objects with a name, such as [{"name": "score"}]'
+        raise BadRequest(msg)
+    unknown = sorted({item["name"] for item in asked} - set(names))
+    if unknown:
+        msg = f"outputs: the model does not give {unknown}; it gives {names}"
+        raise BadRequest(msg)
+    return {item["name"] for item in asked}
+
+
+def outputs_of(scores: npt.NDArray[np.float32], signature: ModelSignature) -> list[dict[str, Any]]:
+    """Return the output tensors: probabilities or values, and the class each row would be given."""
+    outputs: list[dict[str, Any]] = [
+        {"name": "score", "shape": list(scores.shape), "datatype": "FP32", "data": np.ascontiguousarray(scores).reshape(-1)}
+    ]
+    if _gives_labels(signature):
+        chosen = scores.argmax(axis=1) if signature.task == "multiclass" else scores >= (signature.threshold or 0.0)
+        labels = [signature.classes[int(at)] for at in chosen]
+        outputs.append({"name": "label", "shape": [len(labels)], "datatype": "BYTES", "data": labels})
+    return outputs
+
+
+def tensor_metadata(model: LoadedModel) -> dict[str, Any]:
+    """Describe a model as the protocol's metadata: one input per column."""
+    signature = model.signature
+    inputs = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in signature.numeric]
+    inputs += [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in signature.categorical]
+    shape = [-1, len(signature.classes)] if signature.task == "multiclass" else [-1]
+    outputs = [{"name": "score", "datatype": "FP32", "shape": shape}]
+    if _gives_labels(signature):
+        outputs.append({"name": "label", "datatype": "BYTES", "shape": [-1]})
+    return {
+        "name": model.name,
+        "versions": [str(model.version)],
+        "platform": "onnxruntime_onnx",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
