@@ -60,7 +60,10 @@ def category_texts(values: Iterable[object], null_token: str = NULL_TOKEN) -> np
 
 
 def numeric_array(frame: pd.DataFrame, names: list[str]) -> npt.NDArray[np.float32]:
-    """Return columns as float32 [N, Fn], null as NaN; beyond float32's range becomes infinite, which the model reads as null."""
+    """Return columns as float32 [N, Fn], null as NaN.
+
+    What is beyond the range of float32 becomes infinite, which the model reads as null.
+    """
     out = np.empty((len(frame), len(names)), dtype=np.float32)
     with np.errstate(over="ignore"):
         for at, name in enumerate(names):

@@ -1,0 +1,198 @@
+"""A fitted model to one ONNX file that takes raw numbers and strings, and proof that it scores alike."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from mlops_tasks.core.network import CategoricalOnly, NumericOnly
+from mlops_tasks.errors import ModelRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from mlops_tasks.artifacts import Task
+    from mlops_tasks.core.baselines import Boosted
+    from mlops_tasks.core.network import ScoringNetwork
+    from mlops_tasks.core.transform import Transform
+
+ML_DOMAIN, ML_OPSET = "ai.onnx.ml", 3
+OPSET = 18
+BATCH = "rows"
+
+
+def export_network(network: ScoringNetwork, transform: Transform, path: Path) -> None:
+    """Write a network with its string lookup; float32 input `numeric`, string input `categorical`, output `score`."""
+    rows = torch.export.Dim(BATCH, min=1)
+    numeric, codes = torch.zeros(2, len(transform.numeric)), torch.zeros(2, len(transform.categorical), dtype=torch.int64)
+    module, inputs = _as_exportable(network, numeric, codes, transform)
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=["score"],
+            dynamic_shapes={name: {0: rows} for name in inputs},
+            opset_version=OPSET,
+        )
+    assert program is not None
+    _finish(program.model_proto, transform, path)
+
+
+def _as_exportable(
+    network: ScoringNetwork, numeric: torch.Tensor, codes: torch.Tensor, transform: Transform
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    if not transform.categorical:
+        return NumericOnly(network), {"numeric": numeric}
+    if not transform.numeric:
+        return CategoricalOnly(network), {"codes": codes}
+    return network, {"numeric": numeric, "codes": codes}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which prints its steps and warns of its own internals."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def export_boosting(boosted: Boosted, path: Path) -> None:
+    """Write gradient boosting as a TreeEnsemble behind the same inputs and output as a network."""
+    from skl2onnx import to_onnx  # noqa: PLC0415 - half a second, for this alone
+
+    transform, task = boosted.transform, boosted.task
+    width = len(transform.numeric) + len(transform.categorical)
+    options = None if task == "regression" else {id(boosted.model): {"zipmap": False}}
+    with _quiet():
+        model = to_onnx(
+            boosted.model,
+            np.zeros((1, width), dtype=np.float32),
+            options=options,
+            target_opset={"": OPSET, ML_DOMAIN: ML_OPSET},
+        )
+    graph = model.graph
+    _rename_inputs(graph, graph.input[0].name, "prelude_features")
+    output = graph.output[-1].name
+    del graph.input[:], graph.output[:]
+    nodes = [*_boosting_inputs(graph, transform), *graph.node, *_boosting_output(graph, output, task)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    shape = [BATCH, len(boosted.model.classes_)] if task == "multiclass" else [BATCH]
+    graph.output.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, shape))
+    _finish(model, transform, path)
+
+
+def _rename_inputs(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            if name == old:
+                node.input[at] = new
+
+
+def _boosting_inputs(graph: Any, transform: Transform) -> list[Any]:
+    """Join numbers (not finite: NaN) and vocabulary indices into one float matrix."""
+    nodes, parts = [], []
+    if transform.numeric:
+        graph.input.append(helper.make_tensor_value_info("numeric", TensorProto.FLOAT, [BATCH, len(transform.numeric)]))
+        _constant(graph, "prelude_largest", np.array(np.finfo(np.float32).max, dtype=np.float32))
+        _constant(graph, "prelude_nan", np.array(np.nan, dtype=np.float32))
+        nodes += [
+            helper.make_node("Abs", ["numeric"], ["prelude_size"]),
+            helper.make_node("LessOrEqual", ["prelude_size", "prelude_largest"], ["prelude_known"]),
+            helper.make_node("Where", ["prelude_known", "numeric", "prelude_nan"], ["prelude_numbers"]),
+        ]
+        parts.append("prelude_numbers")
+    if transform.categorical:
+        graph.input.append(helper.make_tensor_value_info("codes", TensorProto.INT64, [BATCH, len(transform.categorical)]))
+        nodes.append(helper.make_node("Cast", ["codes"], ["prelude_ranks"], to=TensorProto.FLOAT))
+        parts.append("prelude_ranks")
+    return [*nodes, helper.make_node("Concat", parts, ["prelude_features"], axis=1)]
+
+
+def _boosting_output(graph: Any, output: str, task: Task) -> list[Any]:
+    if task == "multiclass":
+        return [helper.make_node("Identity", [output], ["score"])]
+    _constant(graph, "prelude_last", np.array(-1, dtype=np.int64))
+    return [helper.make_node("Gather", [output, "prelude_last"], ["score"], axis=1)]
+
+
+def _constant(graph: Any, name: str, value: npt.NDArray[Any]) -> None:
+    graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+
+
+def _finish(model: Any, transform: Transform, path: Path) -> None:
+    """Put the string lookup in front, drop what depends on where and how it was exported, check and write."""
+    if transform.categorical:
+        _prepend_lookup(model.graph, transform)
+    if ML_DOMAIN not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(ML_DOMAIN, ML_OPSET))
+    del model.metadata_props[:]
+    model.graph.name, model.graph.doc_string, model.doc_string = "model", "", ""
+    del model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _prepend_lookup(graph: Any, transform: Transform) -> None:
+    """Replace the input `codes` by the strings `categorical`, looked up column by column; unknown is 0."""
+    kept = [value for value in graph.input if value.name != "codes"]
+    del graph.input[:]
+    shape = [BATCH, len(transform.categorical)]
+    graph.input.extend([*kept, helper.make_tensor_value_info("categorical", TensorProto.STRING, shape)])
+    nodes, names = [], []
+    for at, column in enumerate(transform.categorical):
+        _constant(graph, f"prelude_at_{at}", np.array([at], dtype=np.int64))
+        # An encoder needs a key; the null token of an empty vocabulary means unknown.
+        keys = column.vocabulary or (transform.null_token,)
+        values = [i + 1 for i in range(len(column.vocabulary))] or [0]
+        lookup = {"keys_strings": list(keys), "values_int64s": values, "default_int64": 0}
+        nodes += [
+            helper.make_node("Gather", ["categorical", f"prelude_at_{at}"], [f"prelude_text_{at}"], axis=1),
+            helper.make_node("LabelEncoder", [f"prelude_text_{at}"], [f"prelude_code_{at}"], domain=ML_DOMAIN, **lookup),
+        ]
+        names.append(f"prelude_code_{at}")
+    nodes.append(helper.make_node("Concat", names, ["codes"], axis=1))
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def check_parity(
+    what: str, expected: npt.NDArray[np.floating[Any]], exported: npt.NDArray[np.floating[Any]], *, tolerance: float
+) -> float:
+    """Return the greatest difference between two sets of scores.
+
+    Raises:
+        ModelRejected: it exceeds the tolerance, or a score is not a number.
+
+    """
+    difference = float(np.abs(expected.astype(np.float64) - exported.astype(np.float64)).max(initial=0.0))
+    if not difference <= tolerance:
+        msg = (
+            f"train: {what} scores differ between the fitted model and its ONNX export by {difference:.2g}, "
+            f"at most {tolerance:.2g} is allowed; nothing was published; report it with the pipeline's training.json"
+        )
+        raise ModelRejected(msg)
+    return difference
