@@ -236,6 +236,7 @@ class ColumnDrift(Frozen):
     distance: float = Field(description="Wasserstein / sd (numeric) or total variation (categorical)")
     standardised: float = Field(description="distance in robust standard deviations of the pipeline's own history")
     psi: float
+    missing: float = Field(default=0.0, description="share of null or infinite values, less that of the training data")
     alarmed: bool
 
 

@@ -80,14 +80,14 @@ def decide(
         return Decision(retrain=False, why=why, row=row)
     past = sorted(retrains, key=lambda r: r.window.start)
     if any(r.window == current.window and r.model_version == current.model_version for r in past):
-        return Decision(retrain=True, why=_started(row), row=row)
+        return Decision(retrain=True, why=_started(spec), row=row)
     near = [r for r in past if abs(r.window.start - current.window.start) < spec.cooldown or r.window == current.window]
     if row[-1] != current:  # later windows came first: this row may have had its training
         near += [r for r in past if any(r.window == record.window for record in row)]
     if near:
         why = f"no training: window {near[-1].window.label} started one, and the cool-down is {spec.cooldown.days} days"
         return Decision(retrain=False, why=why, row=row)
-    return Decision(retrain=True, why=_started(row), row=row)
+    return Decision(retrain=True, why=_started(spec), row=row)
 
 
 def alarmed_row(current: WindowRecord, neighbours: Iterable[WindowRecord]) -> tuple[WindowRecord, ...]:
@@ -103,7 +103,9 @@ def alarmed_row(current: WindowRecord, neighbours: Iterable[WindowRecord]) -> tu
     return tuple(row)
 
 
-def _started(row: tuple[WindowRecord, ...]) -> str:
-    if len(row) == 1:
-        return "a training is started"
-    return f"{len(row)} windows in a row since {row[0].window.label}: a training is started"
+def _started(spec: MonitorSpec) -> str:
+    return (
+        "a training is started"
+        if spec.consecutive == 1
+        else f"{spec.consecutive} windows in a row alarmed: a training is started"
+    )

@@ -24,16 +24,26 @@ MOST_QUANTA = 1 << 30  # a sum of 2^32 rows at this bound still fits 64 bits
 _LOW_BITS = 24
 
 
-def sketch_windows(table: pa.Table, layouts: Mapping[str, Layout], windows: tuple[str, ...], codes: Ints) -> Sketches:
-    """Summarise N rows of W windows in one pass; `codes` holds each row's window as an index into `windows`."""
-    columns = {name: _sketch_column(table[name], name, layout, codes, len(windows)) for name, layout in layouts.items()}
+def sketch_windows(
+    table: pa.Table, layouts: Mapping[str, Layout], windows: tuple[str, ...], codes: Ints, where: str
+) -> Sketches:
+    """Summarise N rows of W windows in one pass; `codes` holds each row's window as an index into `windows`.
+
+    Raises:
+        DataRejected: a numeric column holds something else; the message begins with `where`.
+
+    """
+    columns = {
+        name: _sketch_column(table[name], f"{where}: column {name!r}", layout, codes, len(windows))
+        for name, layout in layouts.items()
+    }
     return Sketches(windows, np.bincount(codes, minlength=len(windows)).astype(np.int64), columns)
 
 
-def _sketch_column(column: pa.ChunkedArray, name: str, layout: Layout, codes: Ints, windows: int) -> ColumnSketch:
+def _sketch_column(column: pa.ChunkedArray, where: str, layout: Layout, codes: Ints, windows: int) -> ColumnSketch:
     if isinstance(layout, Categories):
         return _sketch_categories(column, layout, codes, windows)
-    everything = as_floats(column, name)
+    everything = as_floats(column, where)
     is_finite = np.isfinite(everything)
     values, inside = everything[is_finite], codes[is_finite]
     cells = inside * layout.cells + np.searchsorted(np.array(layout.edges), values, side="right")

@@ -54,8 +54,8 @@ class Categories:
 Layout = NumericBins | Categories
 
 
-def lay_out(column: pa.ChunkedArray, name: str, *, numeric: bool) -> Layout:
-    """Choose a column's frozen bins or categories from its training values.
+def lay_out(column: pa.ChunkedArray, where: str, *, numeric: bool) -> Layout:
+    """Choose a column's frozen bins or categories from its training values; `where` begins an error's message.
 
     Raises:
         DataRejected: a numeric column holds something else.
@@ -65,7 +65,7 @@ def lay_out(column: pa.ChunkedArray, name: str, *, numeric: bool) -> Layout:
         counted = pc.value_counts(as_text(column).drop_null()).to_pylist()
         ranked = sorted(counted, key=lambda item: (-item["counts"], item["values"]))
         return Categories(tuple(item["values"] for item in ranked[:CATEGORIES]))
-    values = as_floats(column, name)
+    values = as_floats(column, where)
     values = values[np.isfinite(values)]
     if not values.size:
         return NumericBins((), 0.0, 1.0)
@@ -97,10 +97,10 @@ def _robust_sd(values: Floats, centre: float) -> float:
     return abs(centre) or 1.0
 
 
-def as_floats(column: pa.ChunkedArray, name: str) -> Floats:
+def as_floats(column: pa.ChunkedArray, where: str) -> Floats:
     """Read a column as floats with null as NaN. Raises: DataRejected when it is neither a number nor a bool."""
     if not (pa.types.is_null(column.type) or pa.types.is_boolean(column.type) or _is_number(column.type)):
-        msg = f"column {name!r} must be numeric, got {column.type}: check the features of this window"
+        msg = f"{where} must be numeric, got {column.type}; cast it in the features"
         raise DataRejected(msg)
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 

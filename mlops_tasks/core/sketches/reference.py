@@ -79,9 +79,9 @@ def build_reference(frame: pd.DataFrame, schema: FeatureSchema, window_of: pd.Se
         raise DataRejected(_missing("training data", missing))
     table = pa.table({name: _from_pandas(name, frame[name]) for name in names})
     numeric = {*schema.numeric, *([schema.label] if schema.task == "regression" else [])}
-    layouts = {name: lay_out(table[name], name, numeric=name in numeric) for name in names}
+    layouts = {name: lay_out(table[name], f"training data: column {name!r}", numeric=name in numeric) for name in names}
     windows, codes = np.unique(window_of.to_numpy().astype(str), return_inverse=True)
-    history = sketch_windows(table, layouts, tuple(windows.tolist()), codes.astype(np.int64))
+    history = sketch_windows(table, layouts, tuple(windows.tolist()), codes.astype(np.int64), "training data")
     return Reference(layouts, schema.label, history, history.merged("training")).to_json()
 
 
@@ -96,7 +96,7 @@ def sketch_window(table: pa.Table, reference: Reference, window: str) -> Sketche
     if missing:
         raise DataRejected(_missing(f"window {window}", missing))
     layouts = {name: layout for name, layout in reference.layouts.items() if name in table.column_names}
-    return sketch_windows(table, layouts, (window,), np.zeros(table.num_rows, dtype=np.int64))
+    return sketch_windows(table, layouts, (window,), np.zeros(table.num_rows, dtype=np.int64), f"window {window}")
 
 
 def _from_pandas(name: str, series: pd.Series[Any]) -> pa.Array:

@@ -1,0 +1,98 @@
+"""Everything that a report on one window shows, in words and as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlops_tasks.core.sketches import NumericBins
+
+if TYPE_CHECKING:
+    from mlops_tasks.artifacts import Deployment, ValidFeatures, Window
+    from mlops_tasks.core.drift import Calibration, ColumnScore, Decision, WindowScore
+    from mlops_tasks.core.sketches import Layout, Reference, Sketches
+    from mlops_tasks.specs import MonitorSpec
+
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One window against the training data of one model version."""
+
+    pipeline: str
+    item: ValidFeatures
+    deployment: Deployment
+    spec: MonitorSpec
+    reference: Reference
+    calibration: Calibration
+    sketch: Sketches
+    score: WindowScore
+    decision: Decision
+
+    @property
+    def reason(self) -> str:
+        """What was seen and what was decided, in one sentence."""
+        return f"{say_drift(self.item.window, self.score, self.calibration, self.spec)}; {self.decision.why}"
+
+
+def say_drift(window: Window, score: WindowScore, calibration: Calibration, spec: MonitorSpec) -> str:
+    """Say what was seen in a window: columns, figures, threshold."""
+    if not score.rows:
+        return f"window {window.label} has no rows: nothing to compare"
+    if score.status == "warming_up":
+        need = max(spec.min_history, math.ceil(1 / spec.false_alarm_rate) - 1)
+        return (
+            f"window {window.label}: warming up, {calibration.maxima.size} training windows of the {need} that an alarm needs"
+        )
+    if not score.alarmed:
+        top = next((c for c in score.columns if c.decides), None)
+        most = f"largest: {top.column}, {top.standardised:.1f} robust sd" if top else "no column decides"
+        return f"window {window.label} is like the training data ({most}, threshold {score.threshold:.1f})"
+    named = [say_column(c) for c in score.alarmed[:MOST_NAMED]]
+    more = len(score.alarmed) - len(named)
+    rest = f" and {more} more" if more > 0 else ""
+    return (
+        f"window {window.label}: {'; '.join(named)}{rest} (threshold {score.threshold:.1f} robust sd of the training windows)"
+    )
+
+
+def say_column(column: ColumnScore) -> str:
+    """Say how a column differs: by its values, by its missing share, or both."""
+    parts = [f"distance {column.distance:.2f}"]
+    if round(column.missing, 2):
+        parts.append(f"missing {column.missing:+.0%}")
+    return f"{column.column} moved ({', '.join(parts)}; {column.standardised:.1f} robust sd)"
+
+
+def describe_drift(comparison: Comparison) -> dict[str, Any]:
+    """Return the content of `drift.json`."""
+    score, calibration, reference = comparison.score, comparison.calibration, comparison.reference
+    return {
+        "pipeline": comparison.pipeline,
+        "window": comparison.item.window.model_dump(mode="json"),
+        "model_version": comparison.deployment.version,
+        "training": comparison.deployment.training.model_dump(mode="json"),
+        "features": comparison.item.features.digest,
+        "status": score.status,
+        "rows": score.rows,
+        "maximum": score.maximum,
+        "threshold": _finite(score.threshold),
+        "p_value": score.p_value,
+        "false_alarm_rate": comparison.spec.false_alarm_rate,
+        "effect_size": comparison.spec.effect_size,
+        "history": {"windows": list(reference.history.windows), "maxima": calibration.maxima.tolist()},
+        "columns": [{"kind": reference.layouts[c.column].kind, **asdict(c)} for c in score.columns],
+        "retrain": comparison.decision.retrain,
+        "reason": comparison.reason,
+    }
+
+
+def unit_of(layout: Layout) -> str:
+    """Name what a column's distance is."""
+    return "Wasserstein / sd" if isinstance(layout, NumericBins) else "total variation"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
