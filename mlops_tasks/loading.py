@@ -20,7 +20,7 @@ from mlops_tasks.problems import describe_problems
 from mlops_tasks.specs import PipelineSpec
 
 SPEC_FILE = "pipeline.yaml"
-FILLED = ("code", "feature_schema", "primary", "static")
+FILLED = ("code", "feature_schema", "primary", "primary_time", "static")
 """Fields of `preprocess` that come from the folder and the other sections, never from a user."""
 FIXED = ("name", "preprocess.features")
 """What an override can't change: it belongs to the folder."""
@@ -166,7 +166,15 @@ def _filled(raw: Mapping[str, Any], code: str) -> dict[str, Any]:
         if isinstance(sources, dict)
         else []
     )
-    filled = {"code": code, "feature_schema": raw.get("features"), "primary": collect.get("primary"), "static": static}
+    named = collect.get("primary")
+    primary = sources.get(named) if isinstance(sources, dict) and isinstance(named, str) else None
+    filled = {
+        "code": code,
+        "feature_schema": raw.get("features"),
+        "primary": named,
+        "primary_time": primary.get("event_time") if isinstance(primary, dict) else None,
+        "static": static,
+    }
     return {**raw, "preprocess": {**section, **filled}}
 
 

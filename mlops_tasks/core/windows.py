@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Window
@@ -102,11 +101,6 @@ def lookback_windows(windows: Sequence[Window], lookback: timedelta, cadence: Ca
     return sorted(before - given, key=lambda w: w.start)
 
 
-def gaps(windows: Sequence[Window]) -> list[Window]:
-    """Return the intervals between runs of windows."""
-    return [Window(start=a[-1].end, end=b[0].start) for a, b in pairwise(contiguous(windows))]
-
-
 def _before(window: Window, lookback: timedelta, cadence: Cadence) -> list[Window]:
     return covering(window.start - lookback, window.start, cadence) if lookback else []
 
@@ -122,7 +116,5 @@ def _utc(time: datetime) -> datetime:
 
 
 def _shown(time: datetime) -> str:
-    time = _utc(time)
-    if not time.time().replace(tzinfo=None):
-        return f"{time:%Y-%m-%d}"
-    return f"{time:%Y-%m-%dT%H:%M}" if not (time.second or time.microsecond) else time.replace(tzinfo=None).isoformat()
+    text = _utc(time).replace(tzinfo=None).isoformat()
+    return text.removesuffix("T00:00:00").removesuffix(":00")

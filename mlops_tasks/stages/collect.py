@@ -178,9 +178,14 @@ def _store_window(
         files = {f"{name}.parquet": folder / f"{name}.parquet" for name in tables}
         for name, table in tables.items():
             write_rows(table, files[f"{name}.parquet"])
-        _write_manifest(
-            folder / MANIFEST, files, tables=tables, static=static, duplicates=duplicates, window=window, ports=ports
-        )
+        manifest = {
+            "pipeline": ports.run.pipeline,
+            "window": str(window),
+            "collected_at": ports.run.now.isoformat(),  # no part of the identity
+            "duplicates_dropped": duplicates,
+            "tables": _manifest(files, tables, static),
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         digest, refs = publish_files(
             ports.store,
             f"{ports.run.pipeline}/raw/{window.label}",
@@ -201,34 +206,18 @@ def _store_window(
     )
 
 
-def _write_manifest(
-    path: Path,
-    files: dict[str, Path],
-    *,
-    tables: dict[str, pa.Table],
-    static: dict[str, TableRef],
-    duplicates: int,
-    window: Window,
-    ports: Ports,
-) -> None:
-    """Write what the window's folder holds, for people and for audits; when it was collected is no part of its identity."""
-    entries = {
-        name: _entry(
-            FileRef(key=f"{name}.parquet", bytes=file.stat().st_size, sha256=hash_file(file), rows=tables[name].num_rows)
+def _manifest(files: dict[str, Path], tables: dict[str, pa.Table], static: dict[str, TableRef]) -> dict[str, object]:
+    """Say what a window's folder holds and refers to, for people and for audits."""
+    own = {
+        name: TableRef(
+            file=FileRef(
+                key=f"{name}.parquet",
+                bytes=files[f"{name}.parquet"].stat().st_size,
+                sha256=hash_file(files[f"{name}.parquet"]),
+                rows=table.num_rows,
+            ),
+            columns=column_types(table),
         )
-        for name, file in ((n, files[f"{n}.parquet"]) for n in tables)
+        for name, table in tables.items()
     }
-    entries |= {name: _entry(ref.file) for name, ref in static.items()}
-    schema = {name: column_types(table) for name, table in tables.items()} | {n: ref.columns for n, ref in static.items()}
-    manifest = {
-        "pipeline": ports.run.pipeline,
-        "window": str(window),
-        "collected_at": ports.run.now.isoformat(),
-        "duplicates_dropped": duplicates,
-        "tables": {name: {**entry, "schema": schema[name]} for name, entry in entries.items()},
-    }
-    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _entry(ref: FileRef) -> dict[str, object]:
-    return {"file": ref.key, "rows": ref.rows, "bytes": ref.bytes, "sha256": ref.sha256}
+    return {name: {**ref.file.model_dump(), "schema": ref.columns} for name, ref in {**own, **static}.items()}

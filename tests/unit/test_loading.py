@@ -52,6 +52,7 @@ def test_preprocess_is_filled_from_the_folder_and_the_other_sections(tmp_path: P
     assert spec.preprocess.code == "SELECT * FROM visits"
     assert spec.preprocess.feature_schema == spec.features
     assert spec.preprocess.primary == "visits"
+    assert spec.preprocess.primary_time == "at"
     assert spec.preprocess.static == ("users",)
 
 
@@ -89,7 +90,10 @@ def test_unknown_pipeline(tmp_path: Path, name: str, hint: str) -> None:
     [
         ("train: {max_epochs: 0}", "train.max_epochs must be at least 1, got 0"),
         ("train: {epoch: 3}", "train.epoch is not a known key; did you mean 'max_epochs'?"),
-        ("deploy: {zzz: 3}", "deploy.zzz is not a known key; known are golden_rows, tolerance"),
+        (
+            "evaluate: {slices: [{column: price, zzz: 3}]}",
+            "evaluate.slices[0].zzz is not a known key; known are column, floor, metric, min_rows",
+        ),
         ("tarin: {}", "tarin is not a known key; did you mean 'train'?"),
         ("train: {seed: many}", "train.seed must be a whole number, got 'many'"),
         ("train: {dropout: 1}", "train.dropout must be less than 1, got 1"),
@@ -122,6 +126,7 @@ def test_a_wrong_value_is_named_with_what_to_do(tmp_path: Path, added: str, line
         ),
         ("  primary: visits\n", "", "collect.primary is missing"),
         ("  label: bought\n", "", "features.label is missing"),
+        ("primary: visits", "primary: [visits]", "collect.primary must be a text, got ['visits']"),
         ("name: shop\n", "name: shopp\n", "name must be 'shop', the folder's name, got 'shopp'"),
         ("name: shop\n", "name: shop\nname: shop\n", "line 2, column 1: key 'name' stands here twice"),
         ("name: shop\n", "name: [shop\n", "line 2, column 9: did not find expected ',' or ']'"),

@@ -72,14 +72,15 @@ def _as_regex(pattern: str) -> str:
 
 @contextmanager
 def _open(bucket: str, key: str, etag: str) -> Iterator[IO[bytes]]:
-    """Fetch the listed revision of an object: archives and Parquet need to seek, and a broken line is seen before rows are used."""
+    """Fetch the listed revision of an object; archives and Parquet need to seek."""
+    path = f"s3://{bucket}/{key}"
     with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as stream:
         try:
             body = _client().get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
             for chunk in body.iter_chunks(1 << 20):
                 stream.write(chunk)
         except (BotoCoreError, ClientError) as error:
-            raise _in_words(f"s3://{bucket}/{key}", bucket, error) from error
+            raise _in_words(path, bucket, error) from error
         stream.seek(0)
         yield cast("IO[bytes]", stream)
 
