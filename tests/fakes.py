@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.adapters.sources import Sources
-from mlops_tasks.errors import RegistryUnavailable
+from mlops_tasks.errors import ModelRejected
 from mlops_tasks.ports import ModelVersion, Ports, RunContext
 
 if TYPE_CHECKING:
@@ -117,15 +117,23 @@ class FakeRegistry:
         return version
 
     def versions(self, name: str) -> list[ModelVersion]:
-        return [known for known in reversed(self.registered) if known.name == name]
+        named = [(version, alias) for (model, alias), version in sorted(self.named.items()) if model == name]
+        return [
+            replace(known, aliases=tuple(alias for version, alias in named if version == known.version))
+            for known in reversed(self.registered)
+            if known.name == name
+        ]
 
     def alias(self, name: str, alias: str) -> int | None:
         return self.named.get((name, alias))
 
     def promote(self, name: str, alias: str, version: int, *, expected: int | None, reason: str, who: str) -> None:
+        if all(known.version != version for known in self.registered if known.name == name):
+            msg = f"there is no version {version} of {name}"
+            raise ModelRejected(msg)
         if self.alias(name, alias) != expected:
             msg = f"alias {alias!r} of {name} moved meanwhile"
-            raise RegistryUnavailable(msg)
+            raise ModelRejected(msg)
         entry = {"at": NOW.isoformat(), "alias": alias, "from": str(expected or ""), "to": str(version)}
         self.ledger.append({**entry, "reason": reason, "who": who})
         self.named[name, alias] = version
@@ -141,6 +149,7 @@ class FakeRegistry:
         self.records[deployment.model, deployment.version] = deployment
 
     def fetch(self, name: str, version: int, target: Path) -> Path:
+        target.mkdir(parents=True, exist_ok=True)
         for file, data in self.files[name, version].items():
             (target / file).write_bytes(data)
         return target

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FINGERPRINT_TAG = "mlops.fingerprint"
 DEPLOYMENT_TAG = "mlops.deployment"
 MODEL_FOLDER = "model"
+SETTLE_TRIES = 5
 
 
 class MlflowRegistry:
@@ -178,15 +179,23 @@ class MlflowRegistry:
 
         Repeats until no later entry appeared meanwhile, so that a slow writer can't undo a quick one.
         """
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
+
+        refused = 0
         while True:
             entries, entry, settled = self._ledger(run_id, alias)
-            if entry is not None and not settled:
+            if entry is None or settled:
+                return entries[-1].number if entries else 0
+            try:
                 self._client.set_registered_model_alias(name, alias, str(entry.to))
                 latest = self._ledger(run_id, alias)[1]
-                if latest is None or latest.number == entry.number:
+                if latest is not None and latest.number == entry.number:
                     ledger_of.settle(self._client, run_id, entry)
-                continue
-            return entries[-1].number if entries else 0
+            except MlflowException:
+                # Two processes that write the same new row: one is refused, and sees at the next look that it is done.
+                refused += 1
+                if refused == SETTLE_TRIES:
+                    raise
 
     def _ledger(self, run_id: str, alias: str) -> tuple[list[Entry], Entry | None, bool]:
         """Return all entries, the alias's latest one and whether its move was finished."""
