@@ -36,11 +36,11 @@ def constant_score(y: npt.NDArray[np.float64], task: Task, classes: int) -> floa
     return float(y.mean())
 
 
-def balanced_weights(y: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def balanced_weights(y: npt.NDArray[np.float64]) -> Floats:
     """Return a weight per row that gives every class the same total; the mean weight is 1."""
     labels = y.astype(np.int64)
     counts = np.bincount(labels)
-    weights: npt.NDArray[np.float32] = (len(y) / ((counts > 0).sum() * counts[labels])).astype(np.float32)
+    weights: Floats = len(y) / ((counts > 0).sum() * counts[labels])
     return weights
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlops_tasks.core.transform import Transform
 
 ML_DOMAIN, ML_OPSET = "ai.onnx.ml", 3
-OPSET = 18
+OPSET, IR_VERSION = 18, 10
 BATCH = "rows"
 
 
@@ -76,36 +76,45 @@ def _quiet() -> Iterator[None]:
 
 
 def export_boosting(boosted: Boosted, path: Path) -> None:
-    """Write gradient boosting as a TreeEnsemble behind the same inputs and output as a network."""
-    from skl2onnx import to_onnx  # noqa: PLC0415 - half a second, for this alone
-
-    transform, task = boosted.transform, boosted.task
-    width = len(transform.numeric) + len(transform.categorical)
-    options = None if task == "regression" else {id(boosted.model): {"zipmap": False}}
-    with _quiet():
-        model = to_onnx(
-            boosted.model,
-            np.zeros((1, width), dtype=np.float32),
-            options=options,
-            target_opset={"": OPSET, ML_DOMAIN: ML_OPSET},
-        )
-    graph = model.graph
-    _rename_inputs(graph, graph.input[0].name, "prelude_features")
-    output = graph.output[-1].name
-    del graph.input[:], graph.output[:]
-    nodes = [*_boosting_inputs(graph, transform), *graph.node, *_boosting_output(graph, output, task)]
-    del graph.node[:]
+    """Write gradient boosting as a tree ensemble behind the same inputs and output as a network."""
+    transform, task, model = boosted.transform, boosted.task, boosted.model
+    graph = onnx.GraphProto()
+    nodes = _boosting_inputs(graph, transform)
+    attributes = _tree_attributes(model)
+    nodes.append(helper.make_node("TreeEnsembleRegressor", ["prelude_features"], ["raw"], domain=ML_DOMAIN, **attributes))
+    nodes += _boosting_output(graph, task)
     graph.node.extend(nodes)
-    shape = [BATCH, len(boosted.model.classes_)] if task == "multiclass" else [BATCH]
+    shape = [BATCH, attributes["n_targets"]] if task == "multiclass" else [BATCH]
     graph.output.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, shape))
-    _finish(model, transform, path)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ML_DOMAIN, ML_OPSET)]
+    _finish(onnx.ModelProto(ir_version=IR_VERSION, opset_import=opsets, graph=graph), transform, path)
 
 
-def _rename_inputs(graph: Any, old: str, new: str) -> None:
-    for node in graph.node:
-        for at, name in enumerate(node.input):
-            if name == old:
-                node.input[at] = new
+def _tree_attributes(model: Any) -> dict[str, Any]:
+    """Return scikit-learn's trees as attributes of TreeEnsembleRegressor; tree i adds to output i modulo outputs."""
+    rounds = model._predictors  # noqa: SLF001 - scikit-learn shows its trees nowhere else
+    trees = [tree.nodes for trees in rounds for tree in trees]
+    nodes = np.concatenate(trees)
+    tree_ids = np.repeat(np.arange(len(trees)), [len(tree) for tree in trees])
+    node_ids = np.concatenate([np.arange(len(tree)) for tree in trees])
+    leaf = nodes["is_leaf"].astype(bool)
+    outputs = len(rounds[0])
+    return {
+        "n_targets": outputs,
+        "base_values": np.ravel(model._baseline_prediction).astype(np.float32).tolist(),  # noqa: SLF001 - likewise
+        "nodes_treeids": tree_ids.tolist(),
+        "nodes_nodeids": node_ids.tolist(),
+        "nodes_featureids": np.where(leaf, 0, nodes["feature_idx"]).astype(np.int64).tolist(),
+        "nodes_values": np.where(leaf, 0, nodes["num_threshold"]).astype(np.float32).tolist(),
+        "nodes_modes": np.where(leaf, "LEAF", "BRANCH_LEQ").tolist(),
+        "nodes_truenodeids": np.where(leaf, 0, nodes["left"]).astype(np.int64).tolist(),
+        "nodes_falsenodeids": np.where(leaf, 0, nodes["right"]).astype(np.int64).tolist(),
+        "nodes_missing_value_tracks_true": nodes["missing_go_to_left"].astype(np.int64).tolist(),
+        "target_treeids": tree_ids[leaf].tolist(),
+        "target_nodeids": node_ids[leaf].tolist(),
+        "target_ids": (tree_ids[leaf] % outputs).tolist(),
+        "target_weights": nodes["value"][leaf].astype(np.float32).tolist(),
+    }
 
 
 def _boosting_inputs(graph: Any, transform: Transform) -> list[Any]:
@@ -128,11 +137,17 @@ def _boosting_inputs(graph: Any, transform: Transform) -> list[Any]:
     return [*nodes, helper.make_node("Concat", parts, ["prelude_features"], axis=1)]
 
 
-def _boosting_output(graph: Any, output: str, task: Task) -> list[Any]:
+def _boosting_output(graph: Any, task: Task) -> list[Any]:
+    """Turn raw outputs [B, O] into the score."""
     if task == "multiclass":
-        return [helper.make_node("Identity", [output], ["score"])]
-    _constant(graph, "prelude_last", np.array(-1, dtype=np.int64))
-    return [helper.make_node("Gather", [output, "prelude_last"], ["score"], axis=1)]
+        return [helper.make_node("Softmax", ["raw"], ["score"], axis=1)]
+    _constant(graph, "output_axis", np.array([1], dtype=np.int64))
+    if task == "regression":
+        return [helper.make_node("Squeeze", ["raw", "output_axis"], ["score"])]
+    return [
+        helper.make_node("Squeeze", ["raw", "output_axis"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["score"]),
+    ]
 
 
 def _constant(graph: Any, name: str, value: npt.NDArray[Any]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from mlops_tasks.artifacts import FeatureSchema, Task
+    from mlops_tasks.artifacts import FeatureSchema, Split, Task
 
 MIN_ROWS = 20
 """Fewer rows of a split can't be learned from or judged on."""
@@ -31,7 +31,7 @@ class Targets:
     task: Task
     classes: list[str]
     """Class names by index; binary: negative, positive; regression: none."""
-    by_split: Mapping[str, npt.NDArray[np.float64]]
+    by_split: Mapping[Split, npt.NDArray[np.float64]]
 
     @property
     def outputs(self) -> int:
@@ -39,7 +39,7 @@ class Targets:
         return len(self.classes) if self.task == "multiclass" else 1
 
 
-def make_targets(splits: Mapping[str, pd.DataFrame], schema: FeatureSchema) -> Targets:
+def make_targets(splits: Mapping[Split, pd.DataFrame], schema: FeatureSchema) -> Targets:
     """Turn the label column of each split into targets.
 
     Args:
@@ -90,7 +90,7 @@ def _finite(split: str, values: pd.Series, label: str) -> npt.NDArray[np.float64
     return np.asarray(numbers, dtype=np.float64)
 
 
-def _check_presence(texts: Mapping[str, npt.NDArray[np.object_]], found: list[str], label: str) -> None:
+def _check_presence(texts: Mapping[Split, npt.NDArray[np.object_]], found: list[str], label: str) -> None:
     for split, values in texts.items():
         for text in found:
             if not (values == text).any():
