@@ -107,7 +107,7 @@ def _read_csv(stream: IO[bytes], name: str, source: Source) -> Iterator[pa.Recor
         raise missing_columns(name, missing, present)
     rest = cast("IO[bytes]", io.BufferedReader(_Prepended(head.getvalue(), stream), BLOCK_BYTES))
     options = {
-        "read_options": pacsv.ReadOptions(block_size=BLOCK_BYTES),
+        "read_options": pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),  # threads lose line numbers
         "parse_options": pacsv.ParseOptions(newlines_in_values=True),
         "convert_options": pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),

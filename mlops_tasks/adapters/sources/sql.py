@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 from contextlib import contextmanager
@@ -152,6 +153,8 @@ def _expand(text: str, template: str) -> str:
 def _create_engine(url: sa.URL, template: str) -> sa.Engine:
     """Make an engine whose sessions think in UTC."""
     arguments: dict[str, Any] = {}
+    if url.drivername == "postgresql":  # SQLAlchemy's default driver differs between its versions
+        url = url.set(drivername="postgresql+psycopg2" if importlib.util.find_spec("psycopg2") else "postgresql+psycopg")
     if url.get_backend_name() == "postgresql":
         arguments = {"connect_timeout": CONNECT_TIMEOUT_S}
         if "options" not in url.query:
@@ -159,7 +162,7 @@ def _create_engine(url: sa.URL, template: str) -> sa.Engine:
     try:
         return sa.create_engine(url, connect_args=arguments, hide_parameters=True, pool_pre_ping=True)
     except (exc.NoSuchModuleError, ImportError) as error:
-        hint = "install it, e.g. pip install psycopg2-binary"
+        hint = "install it, e.g. pip install psycopg2-binary for PostgreSQL"
         msg = f"url {template!r}: the driver for {url.drivername!r} is not installed; {hint}"
         raise SpecError(msg) from error
 
