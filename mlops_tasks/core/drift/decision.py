@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Frozen, Intent, UtcTime, Window
+from mlops_tasks.specs import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,8 +46,6 @@ class Decision:
 
     retrain: bool
     why: str
-    row: tuple[WindowRecord, ...] = ()
-    """The alarmed windows in a row that this window belongs to."""
 
 
 def decide(
@@ -72,22 +71,35 @@ def decide(
     """
     if not current.alarm:
         return Decision(retrain=False, why="no training is needed")
-    row = alarmed_row(current, neighbours)
     if intent in NEVER_RETRAIN:
-        return Decision(retrain=False, why=NEVER_RETRAIN[intent], row=row)
+        return Decision(retrain=False, why=NEVER_RETRAIN[intent])
+    return _decide_row(spec, current, alarmed_row(current, neighbours), retrains)
+
+
+def _decide_row(
+    spec: MonitorSpec, current: WindowRecord, row: tuple[WindowRecord, ...], retrains: Iterable[RetrainRecord]
+) -> Decision:
+    length = row.index(current) + 1
+    too_short = Decision(retrain=False, why=f"alarm {length} of the {spec.consecutive} in a row that start a training")
     if len(row) < spec.consecutive:
-        why = f"alarm {len(row)} of the {spec.consecutive} in a row that start a training"
-        return Decision(retrain=False, why=why, row=row)
+        return too_short
+    started = Decision(retrain=True, why=_started(spec))
     past = sorted(retrains, key=lambda r: r.window.start)
     if any(r.window == current.window and r.model_version == current.model_version for r in past):
-        return Decision(retrain=True, why=_started(spec), row=row)
-    near = [r for r in past if abs(r.window.start - current.window.start) < spec.cooldown or r.window == current.window]
-    if row[-1] != current:  # later windows came first: this row may have had its training
-        near += [r for r in past if any(r.window == record.window for record in row)]
-    if near:
-        why = f"no training: window {near[-1].window.label} started one, and the cool-down is {spec.cooldown.days} days"
-        return Decision(retrain=False, why=why, row=row)
-    return Decision(retrain=True, why=_started(spec), row=row)
+        return started
+    near = [r.window for r in past if _is_near(r.window, current.window, spec)]
+    if length < spec.consecutive:  # later windows came first: this row may have had its training
+        near += [r.window for r in past if any(r.window == record.window for record in row)]
+        return too_short if near else started
+    if not near:
+        return started
+    nearest = max((w for w in near if w.start <= current.window.start), default=near[0], key=lambda w: w.start)
+    why = f"no training: window {nearest.label} started one, and the cool-down is {format_duration(spec.cooldown)}"
+    return Decision(retrain=False, why=why)
+
+
+def _is_near(other: Window, window: Window, spec: MonitorSpec) -> bool:
+    return other == window or abs(other.start - window.start) < spec.cooldown
 
 
 def alarmed_row(current: WindowRecord, neighbours: Iterable[WindowRecord]) -> tuple[WindowRecord, ...]:

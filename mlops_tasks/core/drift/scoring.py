@@ -14,6 +14,7 @@ from mlops_tasks.core.sketches import ColumnSketch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mlops_tasks.artifacts import ColumnKind
     from mlops_tasks.core.sketches import Reference, Sketches
     from mlops_tasks.specs import MonitorSpec
 
@@ -49,6 +50,7 @@ class ColumnScore:
     """One column of one window against the training data."""
 
     column: str
+    kind: ColumnKind
     distance: float
     """Wasserstein / sd (numeric) or total variation (categorical) of the known values."""
     missing: float
@@ -109,6 +111,7 @@ def score_window(reference: Reference, calibration: Calibration, sketch: Sketche
     columns = [
         ColumnScore(
             column=name,
+            kind=reference.layouts[name].kind,
             distance=float(change[0, k]),
             missing=float(values[1, k]),
             standardised=float(standardised[:, k].max()),

@@ -43,7 +43,7 @@ def draw_history(labels: Sequence[str], calibration: Calibration, window: str, s
         kind = "over" if value > limit > 0 else "past"
         tip = f"<title>{escape(labels[k])}: {value:.1f}</title>"
         parts.append(f'<circle class="{kind}" cx="{LEFT + 8 + k * step:.1f}" cy="{at_y(value):.1f}" r="3">{tip}</circle>')
-    named = sorted({0, len(maxima) // 2, len(maxima) - 1} & set(range(len(maxima))))
+    named = [k for k in (0, len(maxima) // 2) if k < len(maxima)]
     parts += [_text(LEFT + 8 + k * step, height - 8, labels[k], "tick", "middle" if k else "start") for k in named]
     if limit:
         y = at_y(limit)

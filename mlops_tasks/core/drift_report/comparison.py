@@ -48,22 +48,21 @@ def say_drift(window: Window, score: WindowScore, calibration: Calibration, spec
         )
     if not score.alarmed:
         top = next((c for c in score.columns if c.decides), None)
-        most = f"largest: {top.column}, {top.standardised:.1f} robust sd" if top else "no column decides"
+        most = f"largest: {top.column}, robust z {top.standardised:.1f}" if top else "no column decides"
         return f"window {window.label} is like the training data ({most}, threshold {score.threshold:.1f})"
     named = [say_column(c) for c in score.alarmed[:MOST_NAMED]]
     more = len(score.alarmed) - len(named)
     rest = f" and {more} more" if more > 0 else ""
-    return (
-        f"window {window.label}: {'; '.join(named)}{rest} (threshold {score.threshold:.1f} robust sd of the training windows)"
-    )
+    return f"window {window.label}: {', '.join(named)}{rest}, threshold {score.threshold:.1f}"
 
 
 def say_column(column: ColumnScore) -> str:
     """Say how a column differs: by its values, by its missing share, or both."""
-    parts = [f"distance {column.distance:.2f}"]
-    if round(column.missing, 2):
-        parts.append(f"missing {column.missing:+.0%}")
-    return f"{column.column} moved ({', '.join(parts)}; {column.standardised:.1f} robust sd)"
+    moves = (
+        f"moved by {column.distance:.2f} sd" if column.kind == "numeric" else f"moved by {column.distance:.0%} of its values"
+    )
+    missing = f" and {column.missing:+.0%} missing" if round(column.missing, 2) else ""
+    return f"{column.column} {moves}{missing} (robust z {column.standardised:.1f})"
 
 
 def describe_drift(comparison: Comparison) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def describe_drift(comparison: Comparison) -> dict[str, Any]:
         "false_alarm_rate": comparison.spec.false_alarm_rate,
         "effect_size": comparison.spec.effect_size,
         "history": {"windows": list(reference.history.windows), "maxima": calibration.maxima.tolist()},
-        "columns": [{"kind": reference.layouts[c.column].kind, **asdict(c)} for c in score.columns],
+        "columns": [asdict(c) for c in score.columns],
         "retrain": comparison.decision.retrain,
         "reason": comparison.reason,
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mlops_tasks.core.drift import missing_shares
 from mlops_tasks.core.drift_report.charts import draw_categories, draw_history, draw_numeric
@@ -23,15 +24,8 @@ WORDS = {"ok": "Like the training data", "alarm": "Drift", "warming_up": "Warmin
 
 def render_drift(comparison: Comparison) -> str:
     """Return the page of one window; the same comparison gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("mlops_tasks.core.drift_report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     score, reference = comparison.score, comparison.reference
-    page: str = environment.get_template("drift.html.j2").render(
+    page: str = _template().render(
         comparison=comparison,
         score=score,
         word=WORDS[score.status],
@@ -43,6 +37,20 @@ def render_drift(comparison: Comparison) -> str:
         unplotted=max(0, len(score.alarmed) - MOST_PLOTS),
     )
     return page
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mlops_tasks.core.drift_report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{share:+.1%}" if round(share, 3) else "0"
+    environment.filters["period"] = lambda window: f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
+    return environment.get_template("drift.html.j2")
 
 
 def _plot(comparison: Comparison, column: ColumnScore) -> dict[str, object]:
