@@ -50,6 +50,7 @@ class MlflowRegistry:
         self, name: str, candidate: Candidate, verdict: Verdict, files: Mapping[str, Path], deployment: Mapping[str, str]
     ) -> int:
         """Register a model once per fingerprint; return its version."""
+        del verdict  # what people want to see of it comes in `deployment`
         found = self._version_of(name, candidate.fingerprint)
         if found is not None:
             return found
@@ -58,13 +59,7 @@ class MlflowRegistry:
             self._ensure_model(name)
             run_id = self._run_of(name, candidate)
             self._upload(run_id, files)
-            tags = {
-                FINGERPRINT_TAG: candidate.fingerprint,
-                "mlops.dataset_version": candidate.dataset_version,
-                "mlops.training": str(candidate.training),
-                **{f"mlops.metric.{metric}": f"{value:.6g}" for metric, value in verdict.metrics.items()},
-                **deployment,
-            }
+            tags = {**deployment, FINGERPRINT_TAG: candidate.fingerprint}
             root = client.get_run(run_id).info.artifact_uri
             client.create_model_version(name, f"{root}/{MODEL_FOLDER}", run_id, tags=tags)
         return self._without_doubles(name, candidate.fingerprint)

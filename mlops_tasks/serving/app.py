@@ -105,7 +105,7 @@ class Endpoints:
 
     async def server(self, _: Request) -> Response:
         """Describe the server."""
-        return JSON({"name": "mlops-tasks", "version": metadata.version("mlops-tasks"), "extensions": []})
+        return JSON({"name": "mlops-tasks", "version": _installed("mlops-tasks"), "extensions": []})
 
     async def live(self, _: Request) -> Response:
         """Tell that the process answers."""
@@ -122,11 +122,19 @@ class Endpoints:
 
     async def version(self, _: Request) -> Response:
         """Return MLflow's version, which its clients ask for."""
-        return PlainTextResponse(metadata.version("mlflow"))
+        return PlainTextResponse(_installed("mlflow"))
 
     async def index(self, request: Request) -> Response:
         """Show people what serves."""
         return HTMLResponse(index_page(self._slot, str(request.base_url).rstrip("/")))
+
+
+def _installed(distribution: str) -> str:
+    """Return a distribution's version, `unknown` where it runs from its sources."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 async def _score(model: LoadedModel, arrays: Arrays) -> npt.NDArray[np.float32]:

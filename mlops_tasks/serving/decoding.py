@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     Arrays = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.object_] | None]
 
-NUMERIC_DATATYPES = frozenset(
-    {"BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"}
-)
 TEXT_DATATYPE = "BYTES"
+DATATYPES = frozenset(
+    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+    + [TEXT_DATATYPE],
+)
 TENSORS = frozenset({"numeric", "categorical"})
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _NUMBERS = frozenset({int, float, bool, type(None)})
@@ -90,7 +91,7 @@ def _read_tensor(tensor: object, signature: ModelSignature) -> tuple[str, list[i
         raise BadRequest(msg)
     texts = name == "categorical" or name in signature.categorical
     known = texts or name == "numeric" or name in signature.numeric
-    if datatype not in NUMERIC_DATATYPES and datatype != TEXT_DATATYPE:
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
         msg = f"inputs: tensor {name!r} needs a datatype such as FP32 or BYTES, got {orjson.dumps(datatype).decode()[:100]}"
         raise BadRequest(msg)
     if known and not texts and datatype == TEXT_DATATYPE:

@@ -43,7 +43,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
     with ports.store.staging() as folder:
         files = _gather(ports.store, refs, folder / "model")
         load_proven(folder / "model", spec.tolerance, what=f"{name}: model of {verdict.candidate.training}")
-        version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports))
+        version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports, verdict))
         _check_registered(ports, name, version, refs, folder / "registered")
     return _settle(spec, verdict.candidate, version, refs, ports)
 
@@ -85,13 +85,17 @@ def _gather(store: ArtifactStore, refs: tuple[FileRef, ...], folder: Path) -> di
     return files
 
 
-def _tags(ports: Ports) -> Mapping[str, str]:
+def _tags(ports: Ports, verdict: Verdict) -> Mapping[str, str]:
+    """Say of the version what people look for in the registry; given with its creation, so never half there."""
     return {
         "mlops.pipeline": ports.run.pipeline,
         "mlops.run_id": ports.run.run_id,
         "mlops.intent": ports.run.intent,
         "mlops.code_version": ports.run.code_version,
         "mlops.reason": ports.run.reason,
+        "mlops.dataset_version": verdict.candidate.dataset_version,
+        "mlops.training": str(verdict.candidate.training),
+        **{f"mlops.metric.{metric}": f"{value:.6g}" for metric, value in verdict.metrics.items()},
     }
 
 
