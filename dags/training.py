@@ -13,7 +13,7 @@ for spec in pipelines("train"):
     with DAG(
         **about(spec, "train", SUMMARY),
         schedule=CronDataIntervalTimetable(spec.schedule.train, timezone="UTC") if spec.schedule.train else None,
-        max_active_runs=1,
+        max_active_runs=4,  # a run that waits for a person must not hold the others up; the pool bounds the work
         params=train_params(spec),
     ):
         stage = Stages(spec, length=spec.schedule.train_range)
@@ -25,6 +25,6 @@ for spec in pipelines("train"):
         snapshot = stage("snapshot", features=validate)
         train = stage("train", dataset=snapshot)
         evaluate = stage("evaluate", candidate=train, dataset=snapshot)
-        approve = AskApproval(task_id="approve", subject=f"Put the new model of {spec.name} into service?", retries=0)
+        approve = AskApproval(task_id="approve", subject=f"Put the new model of {spec.name} into service?")
         deploy = stage("deploy", verdict=evaluate, more={"trigger_rule": "none_failed_min_one_success"})
         evaluate >> approve >> deploy

@@ -10,7 +10,8 @@ from airflow.sdk.exceptions import DagRunTriggerException
 
 from mlops_links import TrainingRunLink, run_page
 from mlops_operator import FACTS, TaskFailed, TaskSkipped, facts_of, say_why
-from mlops_requests import MINUTE, Request, floor, refuse_unknown, resolve, run_key
+from mlops_requests import Request, refuse_unknown, resolve, run_key
+from mlops_tasks.core.windows import floor
 from mlops_tasks.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class StartTraining(BaseOperator):
         super().__init__(**kwargs)
         self.spec = pipeline
         self.links: dict[str, str] = {}
+        self.why = ""
+        self.on_failure_callback = self.on_skipped_callback = [say_why]
 
     def execute(self, context: Context) -> None:
         """Start the run by Airflow's own way: the same id twice is skipped. Raises: AirflowSkipException: no need."""
@@ -37,11 +40,11 @@ class StartTraining(BaseOperator):
         request = resolve(facts, cadence=self.spec.cadence)
         decision = context["ti"].xcom_pull(task_ids="monitor", key=FACTS) or {}
         if not decision.get("retrain"):
-            msg = f"no training: {decision.get('reason') or 'the monitor asks for none'}"
-            raise TaskSkipped(msg)
+            self.why = f"no training: {decision.get('reason') or 'the monitor asks for none'}"
+            raise TaskSkipped(self.why)
         if request.intent == "backfill":
-            msg = "no training: a backfill of the past starts none"
-            raise TaskSkipped(msg)
+            self.why = "no training: a backfill of the past starts none"
+            raise TaskSkipped(self.why)
         reason = str(decision.get("reason") or "drift")
         dag_id, run_id = f"{self.spec.name}.train", training_run_id(self.spec, request.end)
         self.links = {"Training run": run_page(dag_id, run_id)}
@@ -50,7 +53,7 @@ class StartTraining(BaseOperator):
             trigger_dag_id=dag_id,
             dag_run_id=run_id,
             conf=training_conf(self.spec, request, reason),
-            note=f"Drift in {request.start:{MINUTE}}: {reason}",
+            note=f"Drift in {request.start:%Y-%m-%d %H:%M}: {reason}",
             skip_when_already_exists=True,
             reset_dag_run=False,
             wait_for_completion=False,
@@ -85,8 +88,7 @@ class RollBack(BaseOperator):
         """Roll back the model of `pipeline`."""
         super().__init__(**kwargs)
         self.pipeline = pipeline.name
-        self.on_failure_callback = [say_why]
-        self.on_skipped_callback = [say_why]
+        self.on_failure_callback = self.on_retry_callback = [say_why]
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Roll back; return `{from, to}`, the versions. Raises: AirflowFailException: there is no such version."""

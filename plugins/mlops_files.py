@@ -9,6 +9,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Response
 
+from mlops_tasks import wiring
 from mlops_tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ def build_app() -> FastAPI:
 
 def open_store() -> ArtifactStore:
     """Open the store that MLOPS_STORE names."""
-    from mlops_tasks.wiring import open_store as wired  # noqa: PLC0415 - the API server starts without it
-
-    return wired()
+    return wiring.open_store()
 
 
 def read_report(store: ArtifactStore, dag_id: str, key: str) -> bytes:

@@ -18,8 +18,8 @@ from mlops_tasks.errors import ModelRejected, NothingToDo, PipelineError
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
     from airflow.sdk.bases.operatorlink import BaseOperatorLink
-    from mlops_tasks.runner import Invocation, Outcome
 
+    from mlops_tasks.runner import Invocation, Outcome
     from mlops_tasks.specs import PipelineSpec
 
 LINKS: dict[str, tuple[BaseOperatorLink, ...]] = {
@@ -79,9 +79,9 @@ class StageOperator(BaseOperator):
         self.length = length
         self.inputs = dict(inputs or {})
         self.links: dict[str, str] = {}
+        self.why = ""
         self.operator_extra_links = LINKS.get(stage, ())
-        self.on_failure_callback = [say_why]
-        self.on_skipped_callback = [say_why]
+        self.on_failure_callback = self.on_retry_callback = self.on_skipped_callback = [say_why]
 
     def execute(self, context: Context) -> dict[str, str]:
         """Run the stage; return `{uri, digest}`.
@@ -127,7 +127,7 @@ class StageOperator(BaseOperator):
 
     def _end(self, error: PipelineError, context: Context) -> NoReturn:
         """Map a failure of ours to what Airflow does about it."""
-        text = f"{type(error).__name__}: {error}"
+        self.why = text = f"{type(error).__name__}: {error}"
         if isinstance(error, NothingToDo) or (isinstance(error, ModelRejected) and _has_champion(context)):
             raise TaskSkipped(text) from error
         if not error.retryable:
@@ -145,16 +145,17 @@ def facts_of(context: Context) -> RunFacts:
         run_type=getattr(run.run_type, "value", run.run_type),
         conf=run.conf or {},
         params=dict(context["params"]),
+        declared=tuple(context["dag"].params),
         interval=(start, end) if start and end else None,
         user=run.triggering_user_name or "",
     )
 
 
 def say_why(context: Context) -> None:
-    """Repeat the reason as the log's last line: it stands above a traceback otherwise."""
-    error = context.get("exception")
-    if error is not None:
-        logging.getLogger("airflow.task").error("%s", error)
+    """Repeat the reason as the log's last line: a traceback stands below it otherwise, and skips show none."""
+    why = getattr(context["task"], "why", "") or context.get("exception")
+    if why:
+        logging.getLogger("airflow.task").log(logging.ERROR if context.get("exception") else logging.INFO, "%s", why)
 
 
 def _runtime() -> Callable[[Invocation], Outcome]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -33,11 +33,13 @@ class LazyApp:
         await self._app(scope, receive, send)
 
 
-class MlopsPlugin(AirflowPlugin):  # type: ignore[misc] # Airflow's base class is untyped
+class MlopsPlugin(AirflowPlugin):
     """The pages under `/mlops`, and the preloading of imports."""
 
     name = "mlops"
-    fastapi_apps: ClassVar[list[dict[str, Any]]] = [{"app": LazyApp(), "url_prefix": FILES_PREFIX, "name": "mlops files"}]
+    fastapi_apps: list[Any] = [  # noqa: RUF012 - the base class declares it so
+        {"app": LazyApp(), "url_prefix": FILES_PREFIX, "name": "mlops files"}
+    ]
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:  # noqa: ARG003 - Airflow's signature

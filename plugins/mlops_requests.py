@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_tasks.core.windows import floor, following, windows_between
 from mlops_tasks.errors import SpecError
 
 if TYPE_CHECKING:
     from mlops_tasks.artifacts import Intent
     from mlops_tasks.specs import Cadence
 
-NAMES: dict[Cadence, str] = {"hour": "an hour", "day": "a day", "week": "a week (Monday)", "month": "a month"}
-MINUTE = "%Y-%m-%dT%H:%M"
 OVERRIDES = {"trials": "train.trials", "promote": "deploy.promote"}
 """Param -> the key of the spec that it overrides."""
 
@@ -33,6 +32,8 @@ class RunFacts:
     run_type: str
     conf: Mapping[str, Any]
     params: Mapping[str, Any]
+    declared: Collection[str]
+    """The DAG's own params; Airflow adds the unknown keys of `conf` to `params`."""
     interval: tuple[datetime, datetime] | None
     user: str = ""
 
@@ -64,9 +65,12 @@ def resolve(facts: RunFacts, *, cadence: Cadence, length: timedelta | None = Non
     refuse_unknown(facts)
     start, end = _range(facts, cadence, length, first)
     overrides = {key: facts.params[name] for name, key in OVERRIDES.items() if facts.params.get(name) is not None}
+    intent = _intent(facts)
+    if intent == "backfill" and "promote" in facts.params:
+        overrides["deploy.promote"] = "never"
     if overrides.get("deploy.promote") == "ask":
         overrides["deploy.promote"] = "auto"  # deploy runs only once a person has approved
-    return Request(start, end, _intent(facts), overrides, str(facts.params.get("reason") or ""))
+    return Request(start, end, intent, overrides, str(facts.params.get("reason") or ""))
 
 
 def refuse_unknown(facts: RunFacts) -> None:
@@ -77,22 +81,11 @@ def refuse_unknown(facts: RunFacts) -> None:
 
     """
     for key in facts.conf:
-        if key not in facts.params:
-            close = difflib.get_close_matches(key, facts.params, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(facts.params)}"
+        if key not in facts.declared:
+            close = difflib.get_close_matches(key, facts.declared, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(facts.declared)}"
             msg = f"{facts.dag_id}: conf has the unknown key {key!r}; {hint}"
             raise SpecError(msg)
-
-
-def floor(time: datetime, cadence: Cadence) -> datetime:
-    """Return the start of the window that holds a time."""
-    hour = time.replace(minute=0, second=0, microsecond=0)
-    if cadence == "hour":
-        return hour
-    day = hour.replace(hour=0)
-    if cadence == "week":
-        return day - timedelta(days=day.weekday())
-    return day.replace(day=1) if cadence == "month" else day
 
 
 def run_key(facts: RunFacts) -> str:
@@ -124,15 +117,7 @@ def _default(
     if first is not None and upper > first:
         lower = max(lower, first)
     # A manual run's interval may be shorter than a window: it then stands for the window that holds it.
-    return (lower, upper) if lower < upper else (lower, next_window(lower, cadence))
-
-
-def next_window(start: datetime, cadence: Cadence) -> datetime:
-    """Return the end of the window that starts at `start`."""
-    steps = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
-    if cadence == "month":
-        return (start.replace(day=28) + timedelta(days=4)).replace(day=1)
-    return start + steps[cadence]
+    return (lower, upper) if lower < upper else (lower, following(lower, cadence))
 
 
 def _parse(facts: RunFacts, name: str) -> datetime:
@@ -146,18 +131,11 @@ def _parse(facts: RunFacts, name: str) -> datetime:
 
 
 def _checked(where: str, start: datetime, end: datetime, cadence: Cadence) -> tuple[datetime, datetime]:
-    if end <= start:
-        msg = f"{where}: end must be after start, got start {start:{MINUTE}} and end {end:{MINUTE}}"
-        raise SpecError(msg)
-    for name, time in (("start", start), ("end", end)):
-        aligned = floor(time, cadence)
-        if aligned != time:
-            after = next_window(aligned, cadence)
-            msg = (
-                f"{where}: {name} must be the start of {NAMES[cadence]} in UTC, got {time:{MINUTE}}; "
-                f"use {aligned:{MINUTE}} or {after:{MINUTE}}"
-            )
-            raise SpecError(msg)
+    try:
+        windows_between(start, end, cadence)
+    except SpecError as error:
+        msg = f"{where}: {error}"
+        raise SpecError(msg) from error
     return start, end
 
 
