@@ -185,6 +185,7 @@ class PreprocessSpec(Frozen):
     )
     feature_schema: FeatureSchema = Field(description="filled from the `features` section: what the table must hold")
     primary: str = Field(description="filled from collect.primary")
+    primary_time: str = Field(description="filled from collect: the event time of the primary source")
     static: tuple[str, ...] = Field(default=(), description="filled from collect: the sources without an event time")
 
 
@@ -192,9 +193,6 @@ class ValidateSpec(Frozen):
     """What must hold of features before anything trains on them."""
 
     expectations: tuple[Expectation, ...] = Field(default=(), description="expectations on the features of one window")
-    spark_above_rows: int = Field(
-        default=2_000_000, ge=1, description="rows of a batch above which Great Expectations runs on Spark, not in memory"
-    )
 
 
 class SnapshotSpec(Frozen):

@@ -1,0 +1,47 @@
+"""Command lines to calls, and errors to exit codes.
+
+Each command imports what it needs when it runs, so `mlops --help` stays quick. Results go to stdout,
+progress and errors to stderr; `--json` prints one object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mlops_tasks.cli.parser import build_parser
+from mlops_tasks.errors import PipelineError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        result = importlib.import_module(f"mlops_tasks.cli.{args.module}").run(args)
+    except PipelineError as error:
+        _tell(error, args)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept\n")
+        return INTERRUPTED
+    if args.json:
+        print(json.dumps(result, indent=2, default=str))  # noqa: T201 - the command's result
+    elif result is not None:
+        importlib.import_module("mlops_tasks.cli.view").show(args.command, result)
+    return 0
+
+
+def _tell(error: PipelineError, args: argparse.Namespace) -> None:
+    """Print an error for people on stderr and, with --json, as the one object on stdout."""
+    described: dict[str, Any] = {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    if args.json:
+        print(json.dumps(described, indent=2))  # noqa: T201 - the command's result
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")

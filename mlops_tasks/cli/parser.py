@@ -1,0 +1,152 @@
+"""The command line's grammar: commands, options, help with examples."""
+
+from __future__ import annotations
+
+import argparse
+
+STAGES = ("collect", "validate_raw", "preprocess", "validate", "snapshot", "train", "evaluate", "deploy", "monitor")
+INTENTS = ("scheduled", "manual", "backfill", "drift", "reproduce")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `mlops`; each command sets `module`, the module that runs it."""
+    parser = argparse.ArgumentParser(
+        prog="mlops",
+        description="The whole machine-learning lifecycle of the pipelines in dags/pipelines, without Airflow or inside it.",
+        epilog="Exit codes: 0 done, 1 bug, 2 wrong spec or argument, 3 data rejected, 4 model rejected, 5 store or source "
+        "unavailable, 6 registry unavailable, 99 nothing to do.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_check(commands)
+    _add_run(commands)
+    _add_stage(commands)
+    _add_status(commands)
+    _add_serve(commands)
+    _add_models(commands)
+    _add_rollback(commands)
+    _add_spark(commands)
+    return parser
+
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(commands: _Commands, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:  # type: ignore[valid-type]  # argparse does not export the type
+    command: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]  # likewise
+        name,
+        help=summary,
+        description=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(module=name)
+    return command
+
+
+def _add_name(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="the pipeline: a folder under dags/pipelines (or MLOPS_PIPELINES)")
+
+
+def _add_range(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--start", required=True, metavar="DATE", help="first window's start, UTC, e.g. 2013-01-01")
+    command.add_argument("--end", required=True, metavar="DATE", help="last window's end, UTC, not included itself")
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change a key of the spec for this run"
+    )
+    command.add_argument("--reason", default="", help="why, for the ledger and the tracker")
+
+
+def _add_check(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(commands, "check", "Read pipelines and name every mistake.", "mlops check", "mlops check nyc_flights")
+    command.add_argument("name", nargs="?", metavar="NAME", help="one pipeline; without it, all")
+
+
+def _add_run(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "run",
+        "Run the whole loop over a range of windows: collect to deploy.",
+        "mlops run nyc_flights --start 2013-01-01 --end 2013-07-01",
+        "mlops run nyc_flights --start 2013-01-01 --end 2013-07-01 --set train.model=mlp --promote never",
+        "mlops run nyc_flights --start 2013-01-01 --end 2013-07-01 --recompute train",
+    )
+    _add_name(command)
+    _add_range(command)
+    command.add_argument("--promote", choices=("auto", "ask", "never"), help="whether a model that passes its gate serves at once")
+    command.add_argument("--trials", type=int, metavar="N", help="hyperparameter trials")
+    command.add_argument("--recompute", choices=STAGES, metavar="STAGE", help="make this stage's results and all after it anew")
+    _add_overrides(command)
+
+
+def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "stage",
+        "Run one stage of one run: what a container starts.",
+        "mlops stage collect nyc_flights --run-id r1 --start 2013-01-01 --end 2013-01-02 --json",
+        "mlops stage validate_raw nyc_flights --run-id r1 --start 2013-01-01 --end 2013-01-02 --input raw=KEY@DIGEST",
+    )
+    command.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    _add_name(command)
+    _add_range(command)
+    command.add_argument("--run-id", required=True, help="the run that it belongs to")
+    command.add_argument("--intent", choices=INTENTS, default="manual", help="why the run exists: a backfill never promotes")
+    command.add_argument(
+        "--input", action="append", default=[], metavar="NAME=KEY@DIGEST", dest="inputs", help="an upstream stage's handle"
+    )
+    command.add_argument("--recompute", action="store_true", help="make the result anew although it exists")
+    command.add_argument("--output", metavar="FILE", help="write the outcome there too, atomically")
+    _add_overrides(command)
+
+
+def _add_status(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(commands, "status", "Show windows, model, drift and latest runs.", "mlops status nyc_flights")
+    _add_name(command)
+
+
+def _add_serve(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "serve",
+        "Serve the champion over HTTP; a new champion is picked up without a restart.",
+        "mlops serve nyc_flights --port 8090",
+    )
+    _add_name(command)
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    command.add_argument("--port", type=int, default=8090, help="port (default 8090)")
+    command.add_argument("--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)")
+    command.add_argument("--threads", type=int, default=1, help="ONNX Runtime threads (default 1)")
+
+
+def _add_models(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(commands, "models", "List versions, aliases and promotions.", "mlops models nyc_flights")
+    _add_name(command)
+
+
+def _add_rollback(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "rollback",
+        "Put an earlier version back into service, after it repeated its golden rows.",
+        "mlops rollback nyc_flights --reason 'complaints since noon'",
+        "mlops rollback nyc_flights --to 3 --reason 'version 4 is too slow'",
+    )
+    _add_name(command)
+    command.add_argument("--to", type=int, metavar="VERSION", help="default: the champion before the present one")
+    command.add_argument("--reason", required=True, help="why, for the ledger")
+
+
+def _add_spark(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "spark",
+        "Run a warm Spark Connect server on loopback until stopped; point MLOPS_SPARK at it.",
+        "SPARK_CONNECT_AUTHENTICATE_TOKEN=... mlops spark --port 15002",
+    )
+    command.add_argument("--port", type=int, default=15002, help="port (default 15002)")
+    command.add_argument("--master", default="local[*]", help="where the work runs (default local[*])")
+    command.add_argument("--memory", default="2g", help="heap (default 2g)")

@@ -1,0 +1,114 @@
+"""`mlops run`: the whole loop over a range, stage by stage, through the table that Airflow uses too."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mlops_tasks.cli.arguments import read_overrides, read_time
+from mlops_tasks.errors import ModelRejected, PipelineError
+from mlops_tasks.loading import apply_overrides, load_pipeline
+from mlops_tasks.pipeline import BY_NAME, INGEST, TRAIN
+from mlops_tasks.runner import Handle, Invocation, Outcome, Runner
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run collect to deploy. Raises: PipelineError; what was finished before it is kept and reused."""
+    started = datetime.now(UTC)
+    overrides = read_overrides(args.overrides)
+    overrides |= {"deploy.promote": args.promote} if args.promote else {}
+    overrides |= {"train.trials": args.trials} if args.trials is not None else {}
+    first = Invocation(
+        stage="collect",
+        pipeline=args.name,
+        run_id=f"manual__{started:%Y-%m-%dT%H-%M-%S}",
+        intent="manual",
+        start=read_time(args.start, "--start"),
+        end=read_time(args.end, "--end"),
+        overrides=overrides,
+        reason=args.reason,
+        who="cli",
+        now=started,
+    )
+    runner = Runner(apply_overrides(load_pipeline(args.name), overrides))
+    stages = [*INGEST, *TRAIN]
+    again = stages[stages.index(args.recompute) :] if args.recompute in stages else []
+    loop = _Loop(runner, first, frozenset(again))
+    for name in stages:
+        try:
+            loop.step(name)
+        except PipelineError as error:
+            if not isinstance(error, ModelRejected):
+                runner.adapters.progress.note(f"{name} failed; finished stages are kept: mend it and run\n  {shlex.join(['mlops', *sys.argv[1:]])}")
+            raise
+    return loop.summary()
+
+
+class _Loop:
+    """One run in progress: hands each stage's result on to those that consume it."""
+
+    def __init__(self, runner: Runner, first: Invocation, again: frozenset[str]) -> None:
+        self._runner, self._first, self._again = runner, first, again
+        self._handles: dict[str, Handle] = {}
+        self._stages: dict[str, dict[str, Any]] = {}
+        self._outcomes: dict[str, Outcome] = {}
+
+    def step(self, name: str) -> None:
+        """Run one stage."""
+        stage = BY_NAME[name]
+        invocation = self._first.model_copy(
+            update={
+                "stage": name,
+                "inputs": {key: self._handles[key] for key in stage.consumes if key in self._handles},
+                "recompute": name in self._again,
+            }
+        )
+        started = time.perf_counter()
+        outcome = self._runner.invoke(invocation)
+        seconds = round(time.perf_counter() - started, 2)
+        self._handles[_HANDED_ON_AS[name]] = outcome.handle
+        self._outcomes[name] = outcome
+        self._stages[name] = {"computed": outcome.computed, "cached": outcome.cached, "note": outcome.note, "seconds": seconds}
+        self._runner.adapters.progress.note(f"{name:<13} {outcome.note} ({seconds:.1f} s)")
+
+    def summary(self) -> dict[str, Any]:
+        """Return what people and programs want of the run."""
+        facts = {name: outcome.facts for name, outcome in self._outcomes.items()}
+        verdict, deployment = facts["evaluate"], facts["deploy"]
+        return {
+            "pipeline": self._runner.pipeline.name,
+            "run_id": self._first.run_id,
+            "start": self._first.start,
+            "end": self._first.end,
+            "windows": facts["validate"]["windows"],
+            "rows": facts["preprocess"]["rows"],
+            "rejected": facts["preprocess"]["rejected"],
+            "dataset": facts["snapshot"]["dataset"],
+            "passed": verdict["passed"],
+            "metrics": verdict["metrics"],
+            "model": deployment["model"],
+            "version": deployment["version"],
+            "alias": deployment["alias"],
+            "report": f"{self._runner.adapters.store.root}/{self._outcomes['evaluate'].links.get('Report', '')}",
+            "mlflow_run": self._outcomes["train"].links.get("MLflow run"),
+            "stages": self._stages,
+        }
+
+
+_HANDED_ON_AS = {
+    "collect": "raw",
+    "validate_raw": "raw",
+    "preprocess": "features",
+    "validate": "features",
+    "snapshot": "dataset",
+    "train": "candidate",
+    "evaluate": "verdict",
+    "deploy": "deployment",
+}
+"""Under which parameter name the next stages take a stage's result."""

@@ -1,0 +1,89 @@
+"""Results of commands to tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+def show(command: str, result: Mapping[str, Any]) -> None:
+    """Print a command's result."""
+    console = Console(soft_wrap=True)
+    _VIEWS.get(command, _show_plain)(console, result)
+
+
+def _show_plain(console: Console, result: Mapping[str, Any]) -> None:
+    for key, value in result.items():
+        console.print(f"{key}: {value}", markup=False, highlight=False)
+
+
+def _pairs(title: str, pairs: Iterable[tuple[str, object]]) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in pairs:
+        table.add_row(key, str(value))
+    return table
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for key in rows[0] if rows else ("nothing yet",):
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in row.values()))
+    return table
+
+
+def _show_run(console: Console, result: Mapping[str, Any]) -> None:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    console.print(
+        _pairs(
+            f"{result['pipeline']} {result['start']:%Y-%m-%d} to {result['end']:%Y-%m-%d}",
+            [
+                ("windows", result["windows"]),
+                ("rows", f"{result['rows']:,} ({result['rejected']:,} rejected, kept with their reasons)"),
+                ("dataset", result["dataset"]),
+                ("metrics", metrics),
+                ("version", f"{result['model']} {result['version']} ({result['alias']})"),
+                ("report", result["report"]),
+                ("MLflow run", result["mlflow_run"]),
+                ("serve it", f"mlops serve {result['pipeline']}"),
+            ],
+        )
+    )
+
+
+def _show_check(console: Console, result: Mapping[str, Any]) -> None:
+    rows = [{"pipeline": name, **facts} for name, facts in result["pipelines"].items()]
+    console.print(_rows("All in order", rows))
+
+
+def _show_models(console: Console, result: Mapping[str, Any]) -> None:
+    console.print(_rows(f"{result['model']}: versions", result["versions"]))
+    console.print(_rows("Promotions, oldest first", result["promotions"]))
+
+
+def _show_status(console: Console, result: Mapping[str, Any]) -> None:
+    windows = [{"stage": stage, **facts} for stage, facts in result["windows"].items()]
+    console.print(_rows(f"{result['pipeline']}: windows", windows))
+    champion = result["champion"]
+    told = f"version {champion['version']}, trained on {champion['trained_from']:%Y-%m-%d} to {champion['trained_to']:%Y-%m-%d}" if champion else "none yet"
+    places = [("champion", told), ("store", result["store"]), ("tracking", result["tracking"])]
+    console.print(_pairs("Model", places))
+    drift = [{key: row.get(key, "") for key in ("window", "status", "reason")} for row in result["drift"]]
+    console.print(_rows("Drift, latest windows", drift))
+    console.print(_rows("Latest runs", result["runs"]))
+
+
+_VIEWS: dict[str, Callable[[Console, Mapping[str, Any]], None]] = {
+    "run": _show_run,
+    "check": _show_check,
+    "models": _show_models,
+    "status": _show_status,
+}

@@ -1,0 +1,172 @@
+"""Valid raw rows to the features of each window, made in Spark, with rejected rows kept beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_tasks.artifacts import Features, ValidRaw, Window
+from mlops_tasks.core.features import REASON, WINDOW, Prepared, first_line, prepare, sort_columns
+from mlops_tasks.core.publishing import publish_files
+from mlops_tasks.core.windows import contiguous
+from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
+from mlops_tasks.specs import PreprocessSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+    from mlops_tasks.ports import Ports
+
+WINDOWS_PER_JOB = 400
+"""Most windows of one Spark job: bounds the plan's size and what a failure throws away."""
+
+
+def run(spec: PreprocessSpec, raw: Sequence[ValidRaw], windows: Sequence[Window], *, ports: Ports) -> list[Features]:
+    """Make the features of `windows`; `raw` also holds the windows that they look back to.
+
+    Windows that follow each other and share their static tables are made in one Spark job.
+
+    Raises:
+        SpecError: the features' code does not compile or lacks a column.
+        DataRejected: a value breaks the code, or every row of a window was rejected.
+        StoreUnavailable: Spark or the store does not answer.
+
+    """
+    by_start = {item.window.start: item for item in raw}
+    made: list[Features] = []
+    with ports.progress.bar("preprocess", len(windows)) as bar:
+        for batch in _batches(spec, windows, by_start):
+            made += _make(spec, batch, _needed(spec, batch, by_start), ports)
+            bar.advance(len(batch))
+    return made
+
+
+def _batches(spec: PreprocessSpec, windows: Sequence[Window], raw: dict[datetime, ValidRaw]) -> Iterator[tuple[Window, ...]]:
+    for stretch in contiguous(windows):
+        for _, same in groupby(stretch, key=lambda w: [raw[w.start].raw.tables[name].file.sha256 for name in spec.static]):
+            items = list(same)
+            for first in range(0, len(items), WINDOWS_PER_JOB):
+                yield tuple(items[first : first + WINDOWS_PER_JOB])
+
+
+def _needed(spec: PreprocessSpec, batch: tuple[Window, ...], raw: dict[datetime, ValidRaw]) -> list[ValidRaw]:
+    earliest = batch[0].start - spec.lookback
+    return [item for start, item in sorted(raw.items()) if item.window.end > earliest and start < batch[-1].end]
+
+
+def _make(spec: PreprocessSpec, batch: tuple[Window, ...], needed: list[ValidRaw], ports: Ports) -> list[Features]:
+    session = ports.spark.session()
+    time = spec.primary_time
+    with ports.store.staging() as staging, _spark_errors(spec, batch):
+        prepared = prepare(session, spec, _tables(spec, needed, ports), time, batch)
+        keys = sort_columns(spec.feature_schema)
+        _write(prepared.features, staging / "features", keys, len(batch))
+        _write(prepared.rejected, staging / "rejected", [time, REASON], len(batch))
+        empty = _empty(prepared)
+        return [_publish(spec, window, staging, empty, ports) for window in batch]
+
+
+def _tables(spec: PreprocessSpec, needed: list[ValidRaw], ports: Ports) -> dict[str, DataFrame]:
+    latest = needed[-1].raw.tables
+    tables: dict[str, DataFrame] = {}
+    for name in latest:
+        sources = [needed[-1]] if name in spec.static else needed
+        files = [item.raw.tables[name].file.key for item in sources if name in item.raw.tables]
+        tables[name] = ports.spark.read([ports.store.spark_uri(key) for key in files])
+    return tables
+
+
+def _write(frame: DataFrame, folder: Path, keys: list[str], windows: int) -> None:
+    """Write one sorted file a window."""
+    parts = max(1, min(windows, 8))
+    ordered = frame.repartition(parts, WINDOW).sortWithinPartitions(WINDOW, *keys)
+    ordered.write.partitionBy(WINDOW).parquet(folder.as_uri())
+
+
+def _empty(prepared: Prepared) -> pa.Table:
+    """Return the features' schema as a table without rows, for windows that have none."""
+    table: pa.Table = prepared.features.drop(WINDOW).limit(0).toArrow()
+    return table
+
+
+def _publish(spec: PreprocessSpec, window: Window, staging: Path, empty: pa.Table, ports: Ports) -> Features:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the stage's module light
+
+    features = _file_of(staging / "features", window)
+    rejected = _file_of(staging / "rejected", window)
+    counts = _reasons(spec, rejected)
+    if features is None:
+        if counts:
+            told = ", ".join(f"{name}: {rows}" for name, rows in counts.items())
+            msg = f"window {window}: the row rules rejected every row ({told}); mend preprocess.row_rules or the source"
+            raise DataRejected(msg)
+        features = staging / f"empty-{window.label}.parquet"
+        pq.write_table(empty, features)
+    rows = pq.read_metadata(features).num_rows
+    files = {"features.parquet": features} | ({"rejected.parquet": rejected} if rejected else {})
+    digest, refs = publish_files(
+        ports.store,
+        f"{ports.run.pipeline}/features/{window.label}",
+        files,
+        facts={"schema": spec.feature_schema.model_dump(mode="json"), "window": window.model_dump(mode="json")},
+        rows={"features.parquet": rows, "rejected.parquet": sum(counts.values())},
+    )
+    return Features(digest=digest, files=refs, window=window, feature_schema=spec.feature_schema, rows=rows, rejected=counts)
+
+
+def _file_of(folder: Path, window: Window) -> Path | None:
+    """Return the one file that Spark wrote for a window, or None. Spark percent-encodes what a path can't hold."""
+    found = sorted((folder / f"{WINDOW}={window.label}").glob("part-*.parquet"))
+    if len(found) > 1:
+        msg = f"Spark wrote {len(found)} files for window {window.label}, expected one"
+        raise RuntimeError(msg)
+    return found[0] if found else None
+
+
+def _reasons(spec: PreprocessSpec, rejected: Path | None) -> dict[str, int]:
+    import pyarrow.compute as pc  # noqa: PLC0415 - keeps the stage's module light
+    import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
+
+    if rejected is None:
+        return {}
+    counted = pc.value_counts(pq.ParquetFile(rejected).read(columns=[REASON])[REASON]).to_pylist()
+    counts = {item["values"]: item["counts"] for item in counted}
+    return {name: counts[name] for name in spec.row_rules if name in counts}
+
+
+@contextmanager
+def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...]) -> Iterator[None]:
+    """Turn Spark's errors into ours: a value that breaks the code, or an engine that is gone."""
+    from pyspark.errors import PySparkException  # noqa: PLC0415 - seconds to import
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException  # noqa: PLC0415 - likewise
+
+    where = f"{spec.features}, windows {batch[0].label} to {batch[-1].label}"
+    try:
+        yield
+    except PySparkException as error:
+        if any(text in str(error) for text in ("No space left on device", "Disk quota exceeded")):
+            msg = f"{where}: the disk is full; free some space and run again"
+            raise StoreUnavailable(msg) from error
+        if error.getCondition() in USER_ERRORS or error.getSqlState() == "42000":
+            msg = f"{where}: Spark does not accept it: {first_line(error)}"
+            raise SpecError(msg) from error
+        if isinstance(error, SparkConnectGrpcException) and error.getCondition() is None:
+            msg = f"{where}: Spark stopped answering: {first_line(error)}; run again, with more memory (MLOPS_SPARK_MEMORY) if it was killed"
+            raise StoreUnavailable(msg) from error
+        msg = f"{where}: a value breaks the features: {_cause(error)}; mend the features (try_cast, nullif, ...) or add a row rule"
+        raise DataRejected(msg) from error
+
+
+USER_ERRORS = frozenset({"PARSE_SYNTAX_ERROR", "UNRESOLVED_COLUMN.WITH_SUGGESTION", "TABLE_OR_VIEW_NOT_FOUND"})
+
+
+def _cause(error: Exception) -> str:
+    """Find the line of a failed Spark job that names its error class, e.g. `[DIVIDE_BY_ZERO] ...`."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line[line.index("[") :] for line in lines if "[" in line and "]" in line and line[line.index("[") + 1 :][:1].isupper()]
+    return (named or lines or [type(error).__name__])[0][:300]
