@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 TEXT_DATATYPE = "BYTES"
 DATATYPES = frozenset(
-    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
-    + [TEXT_DATATYPE],
+    {"BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", TEXT_DATATYPE}
 )
 TENSORS = frozenset({"numeric", "categorical"})
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
