@@ -80,7 +80,7 @@ def _damage(name: str, suffix: str) -> Iterator[None]:
 
 def _decompressed(stream: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
     if suffix.endswith(".gz"):
-        yield cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=stream, mode="rb"))
     elif suffix.endswith(".zip"):
         with zipfile.ZipFile(stream) as archive:
             for member in sorted(n for n in archive.namelist() if n.lower().endswith(".csv") and not n.startswith("__MACOSX")):

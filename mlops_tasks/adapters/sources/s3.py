@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import IO, TYPE_CHECKING, cast
 
 import boto3
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlops_tasks.errors import PipelineError
 
 IN_MEMORY_BYTES = 16 << 20
+PAGE_OBJECTS = 1000
 _RETRIES = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60)
 _REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken"}
 
@@ -39,8 +41,10 @@ def s3_files(path: str) -> list[Location]:
     matches = re.compile(_as_regex(pattern)).fullmatch
     prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     try:
-        client = _client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        client = _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": PAGE_OBJECTS}
+        )
         found = [item for page in pages for item in page.get("Contents", []) if matches(item["Key"])]
     except (BotoCoreError, ClientError) as error:
         raise _in_words(path, bucket, error) from error
@@ -51,16 +55,17 @@ def s3_files(path: str) -> list[Location]:
         Location(
             name=f"s3://{bucket}/{item['Key']}",
             version=(item["Key"], item["Size"], f"{item['ETag']} {item['LastModified'].isoformat()}"),
-            open=partial(_open, bucket, item["Key"], item["ETag"]),
+            open=partial(_open, client, bucket, item["Key"], item["ETag"]),
             digest=partial(str, f"{item['ETag']} {item['LastModified'].isoformat()}"),
         )
         for item in sorted(found, key=lambda item: item["Key"])
     ]
 
 
-@cache
-def _client() -> S3Client:
-    return boto3.client("s3", config=_RETRIES)
+@lru_cache(maxsize=4)
+def _client(environment: tuple[tuple[str, str], ...]) -> S3Client:  # one per set of AWS_ variables: making it takes 0.3 s
+    del environment
+    return boto3.session.Session().client("s3", config=_RETRIES)
 
 
 def _as_regex(pattern: str) -> str:
@@ -71,12 +76,12 @@ def _as_regex(pattern: str) -> str:
 
 
 @contextmanager
-def _open(bucket: str, key: str, etag: str) -> Iterator[IO[bytes]]:
+def _open(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[IO[bytes]]:
     """Fetch the listed revision of an object; archives and Parquet need to seek."""
     path = f"s3://{bucket}/{key}"
     with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as stream:
         try:
-            body = _client().get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
+            body = client.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
             for chunk in body.iter_chunks(1 << 20):
                 stream.write(chunk)
         except (BotoCoreError, ClientError) as error:

@@ -100,7 +100,12 @@ class SqlSources:
             try:
                 statement = sa.text(query)
                 given = {name: _bound_value(engine, bounds[name]) for name in _parameters(statement, source, bounds)}
-                yield connection.execution_options(stream_results=True, yield_per=BATCH_ROWS).execute(statement, given), where
+                yield (
+                    connection.execution_options(stream_results=True, yield_per=BATCH_ROWS, postgresql_readonly=True).execute(
+                        statement, given
+                    ),
+                    where,
+                )
             except exc.DBAPIError as error:
                 private = any(column.privacy != "keep" for column in source.columns.values())
                 raise _in_words(where, error, engine, private=private) from None
