@@ -98,7 +98,8 @@ def _wilson(share: float, rows: int, z: float = 1.96) -> tuple[float, float]:
     centre = share + z * z / (2 * rows)
     half = z * np.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
     scale = 1 + z * z / rows
-    return float((centre - half) / scale), float((centre + half) / scale)
+    # At shares of 0 and 1 rounding would put the share a little outside.
+    return min(float((centre - half) / scale), share), max(float((centre + half) / scale), share)
 
 
 def score_histogram(p: Predictions, classes: list[str]) -> Histogram:

@@ -141,8 +141,7 @@ def _class_indices(label: pd.Series, signature: ModelSignature, place: str) -> F
     if unknown:
         rows = int(np.isin(texts, unknown).sum())
         msg = (
-            f"{place}: label {label.name!r} has {len(unknown)} classes in {rows:,} rows that the training data lacks; "
-            "train on a longer range"
+            f"{place}: label {label.name!r} has {rows:,} rows of classes that the training data lacks; train on a longer range"
         )
         raise DataRejected(msg)
     truth_N = np.array([index[text] for text in texts])

@@ -29,13 +29,18 @@ def read_files(store: ArtifactStore, files: Sequence[FileRef], columns: Sequence
     if not files:
         msg = "reading rows: there are no files to read; widen the range"
         raise DataRejected(msg)
-    tables = [pq.read_table(store.open_local(ref), columns=list(columns) if columns else None) for ref in files]
-    for ref, table in zip(files, tables, strict=True):
-        missing = [name for name in columns or () if name not in table.column_names]
-        if missing:
-            msg = f"{ref.key}: column {missing[0]!r} is missing; let the features produce it and run preprocess again"
-            raise DataRejected(msg)
-    return pa.concat_tables(tables, promote_options="default")
+    return pa.concat_tables([_read_file(store, ref, columns) for ref in files], promote_options="default")
+
+
+def _read_file(store: ArtifactStore, ref: FileRef, columns: Sequence[str] | None) -> pa.Table:
+    file = pq.ParquetFile(store.open_local(ref))
+    if columns is None:
+        return file.read()
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        msg = f"{ref.key}: column {missing[0]!r} is missing; let the features produce it and run preprocess again"
+        raise DataRejected(msg)
+    return file.read(columns=list(columns)).select(list(columns))
 
 
 def model_columns(schema: FeatureSchema) -> list[str]:

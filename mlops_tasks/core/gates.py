@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlops_tasks.specs import EvaluateSpec, Gate
 
 MOST_DECIMALS = 8
+ROUNDING = 1e-12
+DECIMALS = ((10, 3), (100, 2), (10_000, 1))
+"""Figures below a limit -> their decimals; none above."""
 
 
 def check_metrics(spec: EvaluateSpec, task: Task, where: str) -> None:
@@ -35,10 +38,11 @@ def check_metrics(spec: EvaluateSpec, task: Task, where: str) -> None:
 
 
 def figures(*values: float) -> list[str]:
-    """Write figures with as many decimals as their size needs, and more where different values would look equal."""
+    """Write figures with as many decimals as their size needs, and more where different values would look equal or zero."""
+    values = tuple(round(v, MOST_DECIMALS) + 0.0 for v in values)  # + 0.0: no minus before a zero
     largest = max((abs(v) for v in values), default=0.0)
-    decimals = 3 if largest < 10 else 2 if largest < 100 else 1 if largest < 10_000 else 0  # noqa: PLR2004 - orders of magnitude
-    while decimals < MOST_DECIMALS and len({f"{v:.{decimals}f}" for v in values}) < len(set(values)):
+    decimals = next((count for limit, count in DECIMALS if largest < limit), 0)
+    while decimals < MOST_DECIMALS and len({f"{v:.{decimals}f}" for v in {0.0, *values}}) < len({0.0, *values}):
         decimals += 1
     return [f"{v:,.{decimals}f}" for v in values]
 
@@ -94,13 +98,14 @@ def _judge_against(gate: Gate, comparison: Comparison, absent: Mapping[str, str]
     mine, theirs = comparison.estimates["candidate"][gate.metric].value, comparison.estimates[other][gate.metric].value
     if mine is None or theirs is None:
         return Judgement(rule=rule, passed=False, reason=f"{gate.metric} can't be computed on these rows")
-    sign = 1.0 if METRICS[gate.metric].greater_is_better else -1.0
-    passed = sign * (mine - theirs) >= -gate.tolerance
-    reason = _against_sentence(gate, mine, theirs, comparison.differences[other][gate.metric])
+    worse = (theirs - mine) * (1.0 if METRICS[gate.metric].greater_is_better else -1.0)
+    # 0.71 - 0.70 is a little more than 0.01 in binary fractions.
+    passed = worse <= gate.tolerance + ROUNDING
+    reason = _against_sentence(gate, mine, theirs, comparison.differences[other][gate.metric], passed=passed)
     return Judgement(rule=rule, passed=passed, reason=reason)
 
 
-def _against_sentence(gate: Gate, mine: float, theirs: float, difference: Estimate) -> str:
+def _against_sentence(gate: Gate, mine: float, theirs: float, difference: Estimate, *, passed: bool) -> str:
     """Say `roc_auc 0.752 is better than champion's 0.740 by 0.012 [0.010, 0.014]`, and what tolerance it needed."""
     if mine == theirs:
         return f"{gate.metric} {figures(mine)[0]} is the same as {gate.against}'s"
@@ -113,12 +118,13 @@ def _against_sentence(gate: Gate, mine: float, theirs: float, difference: Estima
     if difference.low is not None and difference.high is not None:
         low, high = sorted((sign * difference.low, sign * difference.high))
         interval = Estimate(value=size, low=low, high=high)
-    said = f"{gate.metric} {number} is {'better' if better else 'worse'} than {gate.against}'s {other} by {shown(interval, amount)}"
+    word = "better" if better else "worse"
+    said = f"{gate.metric} {number} is {word} than {gate.against}'s {other} by {shown(interval, amount)}"
     if better:
         return said
     if not gate.tolerance:
         return f"{said}, and no tolerance is given"
-    return f"{said}, {'within' if size <= gate.tolerance else 'beyond'} the tolerance of {tolerance}"
+    return f"{said}, {'within' if passed else 'beyond'} the tolerance of {tolerance}"
 
 
 def judge_slices(tables: Sequence[SliceTable]) -> list[Judgement]:
@@ -130,17 +136,23 @@ def _judge_slice(table: SliceTable) -> Judgement:
     greater = METRICS[table.metric].greater_is_better
     floor = float(table.floor or 0.0)
     rule = f"{table.metric} {'at least' if greater else 'at most'} {floor:g} in each {table.column}"
-    judged = [value for value in table.values if value.judged]
+    judged = [value for value in table.groups if value.judged]
     if not judged:
         reason = f"no value of {table.column} has {table.min_rows:,} rows, so nothing was judged"
         return Judgement(rule=rule, passed=True, reason=reason)
     broken = [value for value in judged if not value.ok]
     if broken:
         said = "; ".join(_slice_sentence(value, floor) for value in broken)
-        return Judgement(rule=rule, passed=False, reason=f"{len(broken)} of {len(judged)} fail: {said}")
+        return Judgement(
+            rule=rule, passed=False, reason=f"{len(broken)} of {len(judged)} values of {table.column} fail: {said}"
+        )
     measured = [value for value in judged if value.estimate.value is not None]
     worst = min(measured, key=lambda v: (v.estimate.value or 0.0) * (1 if greater else -1))
-    return Judgement(rule=rule, passed=True, reason=f"all {len(judged)} hold; the worst is {_slice_sentence(worst, floor)}")
+    return Judgement(
+        rule=rule,
+        passed=True,
+        reason=f"all {len(judged)} values of {table.column} hold; the worst is {_slice_sentence(worst, floor)}",
+    )
 
 
 def _slice_sentence(value: SliceValue, floor: float) -> str:

@@ -32,7 +32,7 @@ def find_caveats(evaluation: Evaluation) -> list[str]:
     """Name what this evaluation itself shows to be weak or unknown."""
     found = [f"A rule did not hold: {j.reason}." for j in evaluation.judgements if not j.passed]
     for table in evaluation.slices:
-        small = [value for value in table.values if value.rows < table.min_rows]
+        small = [value for value in table.groups if value.rows < table.min_rows]
         count = len(small) + table.unlisted_values
         if count:
             found.append(

@@ -54,7 +54,7 @@ class SliceTable(Frozen):
     metric: str
     floor: float | None
     min_rows: int
-    values: tuple[SliceValue, ...]
+    groups: tuple[SliceValue, ...]
     unlisted_values: int
     unlisted_rows: int
 
@@ -64,7 +64,7 @@ class Period(Frozen):
 
     start: str
     rows: int
-    values: dict[str, float | None]
+    by_model: dict[str, float | None]
 
 
 def measure_slice(
@@ -94,7 +94,7 @@ def measure_slice(
         metric=item.metric,
         floor=item.floor,
         min_rows=item.min_rows,
-        values=tuple(listed),
+        groups=tuple(listed),
         unlisted_values=unlisted,
         unlisted_rows=unlisted_rows,
     )
@@ -144,7 +144,7 @@ def measure_periods(
     for start in sorted(starts.unique()):
         mask_N = (starts == start).to_numpy()
         values = {name: _finite(measure(p.rows(mask_N), [metric])[metric]) for name, p in models.items()}
-        periods.append(Period(start=pd.Timestamp(start).isoformat(), rows=int(mask_N.sum()), values=values))
+        periods.append(Period(start=pd.Timestamp(start).isoformat(), rows=int(mask_N.sum()), by_model=values))
     return unit, tuple(periods)
 
 

@@ -206,7 +206,7 @@ def _details(
         fingerprint=candidate.fingerprint,
         dataset_version=candidate.dataset_version,
         training=candidate.training,
-        training_rows=training.get("rows") if isinstance(training.get("rows"), int) else None,
+        training_rows=sum(training.get("rows", {}).values()),
         champion_version=champion.version if champion else None,
         champion_training=champion.training if champion else None,
         run_id=ports.run.run_id,
@@ -216,8 +216,8 @@ def _details(
         tracker_url=ports.tracker.url(candidate.mlflow_run_id),
         numeric=tuple(signature.numeric),
         categorical=tuple(signature.categorical),
-        parameters=training.get("params", {}),
-        environment=training.get("versions", {}),
+        parameters=training.get("spec", {}),
+        environment={**training.get("hardware", {}), **training.get("libraries", {})},
     )
 
 

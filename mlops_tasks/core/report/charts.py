@@ -175,8 +175,8 @@ def draw_periods(periods: Sequence[Period], unit: str, metric: str) -> str:
     with drawing("periods", WIDE, 3.3) as made:
         axes = made.axes
         at = list(range(len(periods)))
-        for model in reversed([name for name in ORDER if name in periods[0].values and name != "constant"]):
-            values = [float("nan") if (v := p.values[model]) is None else v for p in periods]
+        for model in reversed([name for name in ORDER if name in periods[0].by_model and name != "constant"]):
+            values = [float("nan") if (v := p.by_model[model]) is None else v for p in periods]
             axes.plot(
                 at,
                 values,
@@ -226,7 +226,7 @@ def draw_importance(found: Sequence[Importance], metric: str, verb: str) -> str:
 
 def draw_slice(table: SliceTable) -> str:
     """Draw each group's metric with its interval, and the floor."""
-    shown = [v for v in table.values if v.estimate.value is not None][:MOST_SLICES][::-1]
+    shown = [v for v in table.groups if v.estimate.value is not None][:MOST_SLICES][::-1]
     with drawing(f"slice-{table.column}", WIDTH, max(1.5, 0.8 + ROW_HEIGHT * len(shown))) as made:
         axes = made.axes
         for at, value in enumerate(shown):

@@ -21,7 +21,7 @@ class Details:
     fingerprint: str
     dataset_version: str
     training: Window
-    training_rows: int | None
+    training_rows: int
     champion_version: int | None
     champion_training: Window | None
     run_id: str

@@ -42,7 +42,7 @@ def say_estimate(estimate: Estimate, *, signed: bool = False) -> str:
     text = figures(estimate.value)[0]
     if not signed:
         return shown(estimate, text)
-    decimals = len(text.partition(".")[2])
+    decimals = len(text.partition(".")[2]) + 1
     lead = f"{estimate.value:+,.{decimals}f}"
     return lead if estimate.low is None else f"{lead} [{estimate.low:+,.{decimals}f}, {estimate.high:+,.{decimals}f}]"
 
@@ -108,7 +108,7 @@ def draw_plots(evaluation: Evaluation) -> dict[str, Markup]:
     if evaluation.importance:
         found["importance"] = charts.draw_importance(evaluation.importance, evaluation.headline, verb)
     for at, table in enumerate(evaluation.slices):
-        if any(value.estimate.value is not None for value in table.values):
+        if any(value.estimate.value is not None for value in table.groups):
             found[f"slice{at}"] = charts.draw_slice(table)
     return {name: Markup(svg) for name, svg in found.items()}  # noqa: S704 - our own drawing; texts in it are escaped by Matplotlib
 
