@@ -360,4 +360,8 @@ class PipelineSpec(Frozen):
             if item.column not in known:
                 msg = f"evaluate.slices names column {item.column!r}, which features.columns does not have"
                 raise ValueError(msg)
+        for name in self.monitor.ignore:
+            if name not in known | {self.features.label}:
+                msg = f"monitor.ignore names column {name!r}, which features.columns does not have"
+                raise ValueError(msg)
         return self

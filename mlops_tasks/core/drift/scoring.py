@@ -80,7 +80,11 @@ class WindowScore:
 
 
 def calibrate(reference: Reference, spec: MonitorSpec) -> Calibration:
-    """Learn what is ordinary from the training windows, each compared with the sum of all others."""
+    """Learn what is ordinary from the training windows, each compared with the sum of all others.
+
+    The largest standardised distance over columns keeps the false-alarm rate of the whole window
+    (maxT: Westfall and Young, Resampling-Based Multiple Testing, 1993, chapter 2).
+    """
     history, names = reference.history, tuple(reference.layouts)
     values = np.stack([_leave_one_out(reference, name) for name in names], axis=-1)
     centre = np.median(values, axis=0)
@@ -186,7 +190,11 @@ def _standardise(values: Floats, rows: NDArray[np.int64], centre: Floats, scale:
 
 
 def _threshold(maxima: Floats, spec: MonitorSpec) -> float:
-    """Return what a maximum must exceed to rank in the top `false_alarm_rate` (a conformal p-value)."""
+    """Return what a maximum must exceed to rank in the top `false_alarm_rate`.
+
+    Its rank is a conformal p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random
+    World, 2005, chapter 2).
+    """
     allowed = math.floor(spec.false_alarm_rate * (maxima.size + 1) + 1e-9) - 1
     if maxima.size < spec.min_history or allowed < 0:
         return math.inf

@@ -50,19 +50,21 @@ def say_drift(window: Window, score: WindowScore, calibration: Calibration, spec
         top = next((c for c in score.columns if c.decides), None)
         most = f"largest: {top.column}, robust z {top.standardised:.1f}" if top else "no column decides"
         return f"window {window.label} is like the training data ({most}, threshold {score.threshold:.1f})"
-    named = [say_column(c) for c in score.alarmed[:MOST_NAMED]]
+    named = [say_column(c, spec.effect_size) for c in score.alarmed[:MOST_NAMED]]
     more = len(score.alarmed) - len(named)
     rest = f" and {more} more" if more > 0 else ""
     return f"window {window.label}: {', '.join(named)}{rest}, threshold {score.threshold:.1f}"
 
 
-def say_column(column: ColumnScore) -> str:
-    """Say how a column differs: by its values, by its missing share, or both."""
-    moves = (
-        f"moved by {column.distance:.2f} sd" if column.kind == "numeric" else f"moved by {column.distance:.0%} of its values"
-    )
-    missing = f" and {column.missing:+.0%} missing" if round(column.missing, 2) else ""
-    return f"{column.column} {moves}{missing} (robust z {column.standardised:.1f})"
+def say_column(column: ColumnScore, effect_size: float) -> str:
+    """Say how an alarmed column differs: by its values, by its missing share, or both."""
+    parts = []
+    if column.distance >= effect_size:
+        amount = f"{column.distance:.2f} sd" if column.kind == "numeric" else f"{column.distance:.0%} of its values"
+        parts.append(f"moved by {amount}")
+    if abs(column.missing) >= effect_size:
+        parts.append(f"has {abs(column.missing):.0%} {'more' if column.missing > 0 else 'fewer'} missing values")
+    return f"{column.column} {' and '.join(parts)} (robust z {column.standardised:.1f})"
 
 
 def describe_drift(comparison: Comparison) -> dict[str, Any]:

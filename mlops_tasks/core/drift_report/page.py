@@ -14,6 +14,7 @@ from mlops_tasks.core.drift_report.comparison import unit_of
 from mlops_tasks.core.sketches import QUANTA_PER_SD, NumericBins
 
 if TYPE_CHECKING:
+    from mlops_tasks.artifacts import Window
     from mlops_tasks.core.drift import ColumnScore
     from mlops_tasks.core.drift_report.comparison import Comparison
     from mlops_tasks.core.sketches import ColumnSketch, Layout
@@ -49,8 +50,14 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{share:+.1%}" if round(share, 3) else "0"
-    environment.filters["period"] = lambda window: f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
+    environment.filters["period"] = _period
     return environment.get_template("drift.html.j2")
+
+
+def _period(window: Window) -> str:
+    whole_days = window.start.hour == window.end.hour == 0
+    style = "%Y-%m-%d" if whole_days else "%Y-%m-%d %H:%M"
+    return f"{window.start:{style}} to {window.end:{style}} UTC"
 
 
 def _plot(comparison: Comparison, column: ColumnScore) -> dict[str, object]:

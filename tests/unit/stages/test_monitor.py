@@ -3,24 +3,25 @@ from __future__ import annotations
 import json
 import sys
 from datetime import timedelta
+from pathlib import Path
 from subprocess import run as run_process
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from mlops_tasks.artifacts import Deployment, Features, FileRef, Intent, ValidFeatures, Window
 from mlops_tasks.core.drift import RetrainRecord
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.sketches import build_reference
 from mlops_tasks.errors import DataRejected, ModelRejected
-from mlops_tasks.specs import MonitorSpec
+from mlops_tasks.specs import MonitorSpec, PipelineSpec
 from mlops_tasks.stages import monitor
 from tests.drifting import SCHEMA, label, label_of, make_day, make_days, window
 from tests.fakes import make_ports, make_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from mlops_tasks.ports import Ports
@@ -138,6 +139,14 @@ def test_a_backfill_never_starts_a_training(tmp_path: Path) -> None:
     assert shop.retrains() == []
 
 
+def test_missing_values_are_said(shop: Shop) -> None:
+    frame = make_day(50).assign(shop=None)
+
+    (report,) = monitor.run(SPEC, [shop.publish(50, frame)], shop.deployment, ports=shop.ports)
+
+    assert report.reason.startswith("window 2024-02-20: shop has 100% more missing values (robust z ")
+
+
 def test_a_new_model_version_is_judged_by_itself_but_shares_the_cooldown(shop: Shop) -> None:
     features = [shop.publish(d, shift=True) for d in (50, 51, 52)]
     monitor.run(SPEC, features[:2], shop.deployment, ports=shop.ports)
@@ -199,3 +208,11 @@ def test_nothing_heavy_is_imported() -> None:
     code = f"import sys; import mlops_tasks.stages.monitor; print(sorted({heavy} & set(sys.modules)))"
 
     assert run_process([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_ignore_must_name_a_column() -> None:
+    text = Path("dags/pipelines/nyc_flights/pipeline.yaml").read_text(encoding="utf-8")
+    spec = yaml.safe_load(text) | {"monitor": {"ignore": ["late", "tempp"]}}
+
+    with pytest.raises(ValidationError, match="monitor.ignore names column 'tempp', which features.columns does not have"):
+        PipelineSpec.model_validate(spec)
