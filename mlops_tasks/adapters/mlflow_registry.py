@@ -85,10 +85,7 @@ class MlflowRegistry:
         if row is not None and LEDGER_TAG in row.tags:
             return row.tags[LEDGER_TAG]
         client = self._client
-        run_id: str = client.create_run(
-            experiment_id(client, self._uri, name), tags={"mlops.role": "ledger"}, run_name=f"promotions of {name}"
-        ).info.run_id
-        client.set_terminated(run_id, "FINISHED")
+        run_id = self._tagged_run(name, "mlops.role", "ledger", f"promotions of {name}")
         if row is not None:  # a person made it
             client.set_registered_model_tag(name, LEDGER_TAG, run_id)
             return run_id
@@ -97,7 +94,6 @@ class MlflowRegistry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            client.delete_run(run_id)
             return self._ensure_model(name)
         return run_id
 
@@ -110,14 +106,17 @@ class MlflowRegistry:
         except MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise
-            created = self._client.create_run(
-                experiment_id(self._client, self._uri, name),
-                tags={FINGERPRINT_TAG: candidate.fingerprint},
-                run_name=candidate.fingerprint[:12],
-            )
-            self._client.set_terminated(created.info.run_id, "FINISHED")
-            return str(created.info.run_id)
+            return self._tagged_run(name, FINGERPRINT_TAG, candidate.fingerprint, candidate.fingerprint[:12])
         return run_id
+
+    def _tagged_run(self, name: str, tag: str, value: str, run_name: str) -> str:
+        """Return the oldest finished run with a tag, made if there is none."""
+        client, experiment = self._client, experiment_id(self._client, self._uri, name)
+        order = ["attributes.start_time ASC"]
+        found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1, order_by=order)
+        run = found[0] if found else client.create_run(experiment, tags={tag: value}, run_name=run_name)
+        client.set_terminated(run.info.run_id, "FINISHED")
+        return str(run.info.run_id)
 
     def _upload(self, run_id: str, files: Mapping[str, Path]) -> None:
         from mlops_tasks.adapters.mlflow_model import write_model_folder  # noqa: PLC0415 - takes a second
@@ -162,6 +161,8 @@ class MlflowRegistry:
             run_id = self._ensure_model(name)
             last = self._settle(name, alias, run_id)
             now = self.alias(name, alias)
+            if now == version != expected and self._moved_last(run_id, alias) == (expected, version):
+                return  # this very move had been cut off, and is finished now
             if now != expected:
                 raise _lost_race(name, alias, expected, now)
             number = ledger_of.append(client, run_id, last, alias=alias, moved=(expected, version), reason=reason, who=who)
@@ -198,6 +199,11 @@ class MlflowRegistry:
         entries = ledger_of.entries(params)
         entry = ledger_of.head(entries, alias)
         return entries, entry, entry is None or ledger_of.is_settled(entry, tags)
+
+    def _moved_last(self, run_id: str, alias: str) -> tuple[int | None, int | None]:
+        """Return from where to where the ledger's last entry moved the alias."""
+        entry = self._ledger(run_id, alias)[1]
+        return (None, None) if entry is None else (int(entry.fields["from"] or 0) or None, entry.to)
 
     def history(self, name: str) -> list[dict[str, str]]:
         """Return the promotions, oldest first: at, alias, from, to, reason, who."""
