@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
@@ -11,9 +11,7 @@ from fastapi import Depends, FastAPI, HTTPException, Response
 
 from mlops_tasks import wiring
 from mlops_tasks.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from mlops_tasks.ports import ArtifactStore
+from mlops_tasks.ports import ArtifactStore
 
 SHOWN = {".html", ".md"}
 """Only reports: other files may hold rows."""

@@ -1,0 +1,23 @@
+"""Airflow reads its settings when it is first imported: give it a home of the tests' own before that."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+_home = tempfile.mkdtemp(prefix="airflow-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+os.environ.update(
+    {
+        "AIRFLOW_HOME": _home,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home}/airflow.db",
+    }
+)

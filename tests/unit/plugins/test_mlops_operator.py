@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
+
+import mlops_operator
+from mlops_controls import RollBack, StartTraining, training_run_id
+from mlops_dags import train_params
+from mlops_operator import StageOperator, say_why
+from mlops_tasks.errors import (
+    DataRejected,
+    ModelRejected,
+    NothingToDo,
+    PipelineError,
+    RegistryUnavailable,
+    SpecError,
+    StoreUnavailable,
+)
+from mlops_tasks.loading import load_pipeline
+from mlops_tasks.runner import Handle, Invocation, Outcome
+
+SPEC = load_pipeline("nyc_flights", Path(__file__).parents[3] / "dags" / "pipelines")
+NOW = datetime(2013, 7, 2, tzinfo=UTC)
+HANDLE = Handle(uri="nyc_flights/runs/r/train.json", digest="d" * 64)
+
+
+class FakeTask:
+    """A task instance that keeps its XComs."""
+
+    def __init__(self, xcoms: dict[tuple[str, str], Any] | None = None) -> None:
+        self.start_date = NOW
+        self.pushed: dict[str, Any] = {}
+        self.xcoms = xcoms or {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        return self.xcoms.get((task_ids, key))
+
+
+def context(conf: dict[str, Any] | None = None, run_type: str = "manual", **xcoms: Any) -> Any:
+    params = train_params(SPEC)
+    given = {"start": "2013-01-01", "end": "2013-07-01", **(conf or {})}
+    run = SimpleNamespace(
+        dag_id="nyc_flights.train",
+        run_id="r",
+        run_type=run_type,
+        conf=given,
+        data_interval_start=None,
+        data_interval_end=None,
+        triggering_user_name="ada",
+    )
+    values = {name: param.value for name, param in params.items()} | given
+    task = FakeTask({(task_id, "facts"): facts for task_id, facts in xcoms.items()})
+    return {"dag_run": run, "params": values, "dag": SimpleNamespace(params=params), "ti": task}
+
+
+def stage(name: str = "train") -> StageOperator:
+    return StageOperator(stage=name, pipeline=SPEC, task_id=name)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Invocation]:
+    seen: list[Invocation] = []
+
+    def fake(invocation: Invocation) -> Outcome:
+        seen.append(invocation)
+        return Outcome(handle=HANDLE, cached=1, computed=2, note="n", links={"Report": "k/report.html"}, facts={"a": 1})
+
+    monkeypatch.setitem(mlops_operator.RUNTIMES, "process", fake)
+    return seen
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: PipelineError) -> None:
+    def fake(_: Invocation) -> Outcome:
+        raise error
+
+    monkeypatch.setitem(mlops_operator.RUNTIMES, "process", fake)
+
+
+def test_the_runner_gets_the_whole_request(calls: list[Invocation]) -> None:
+    operator = stage()
+    operator.inputs = {"dataset": HANDLE.model_dump()}  # type: ignore[dict-item] # as Airflow renders the upstream XCom
+    operator.execute(context({"trials": 3, "reason": "why"}))
+    (invocation,) = calls
+    assert invocation == Invocation(
+        stage="train",
+        pipeline="nyc_flights",
+        run_id="train-r",
+        intent="manual",
+        start=datetime(2013, 1, 1, tzinfo=UTC),
+        end=datetime(2013, 7, 1, tzinfo=UTC),
+        inputs={"dataset": HANDLE},
+        overrides={"train.trials": 3, "deploy.promote": "auto"},
+        reason="why",
+        who="ada",
+        now=NOW,
+    )
+
+
+@pytest.mark.usefixtures("calls")
+def test_only_the_handle_and_a_few_facts_go_to_xcom() -> None:
+    operator, given = stage(), context()
+    assert operator.execute(given) == {"uri": HANDLE.uri, "digest": HANDLE.digest}
+    assert given["ti"].pushed == {"facts": {"a": 1}}
+    assert operator.links == {"Report": "k/report.html"}
+
+
+@pytest.mark.parametrize("kind", [SpecError, DataRejected])
+def test_what_a_retry_cant_help_is_not_retried(monkeypatch: pytest.MonkeyPatch, kind: type[PipelineError]) -> None:
+    failing(monkeypatch, kind("where: what"))
+    with pytest.raises(AirflowFailException) as caught:
+        stage().execute(context())
+    assert str(caught.value) == f"{kind.__name__}: where: what"
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailable, RegistryUnavailable])
+def test_what_a_retry_may_help_is_left_to_airflows_retries(monkeypatch: pytest.MonkeyPatch, kind: type[PipelineError]) -> None:
+    failing(monkeypatch, kind("where: what"))
+    with pytest.raises(kind):
+        stage().execute(context())
+
+
+def test_nothing_to_do_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, NothingToDo("no data yet"))
+    with pytest.raises(AirflowSkipException, match="NothingToDo: no data yet"):
+        stage().execute(context())
+
+
+def test_losing_to_the_champion_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ModelRejected("auc 0.6"))
+    with pytest.raises(AirflowSkipException, match=r"ModelRejected: auc 0\.6"):
+        stage("deploy").execute(context(evaluate={"passed": False, "champion_version": 4}))
+
+
+@pytest.mark.parametrize("facts", [None, {"passed": False, "champion_version": None}])
+def test_a_rejected_first_model_is_a_failure(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any] | None) -> None:
+    failing(monkeypatch, ModelRejected("auc 0.6"))
+    with pytest.raises(AirflowFailException, match=r"ModelRejected: auc 0\.6"):
+        stage("deploy").execute(context(evaluate=facts))
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_bad_request_fails_before_the_stage_runs(calls: list[Invocation]) -> None:
+    with pytest.raises(AirflowFailException, match="unknown key 'promot'; did you mean 'promote'"):
+        stage().execute(context({"promot": "auto"}))
+    assert calls == []
+
+
+def test_an_unknown_runtime_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_RUNTIME", "docker")
+    with pytest.raises(AirflowFailException) as caught:
+        stage().execute(context())
+    assert str(caught.value) == "SpecError: MLOPS_RUNTIME must be process, got 'docker'; unset it to run in the task's process"
+
+
+def test_the_reason_is_said_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    failing(monkeypatch, NothingToDo("no data yet"))
+    operator = stage()
+    with pytest.raises(AirflowSkipException):
+        operator.execute(context())
+    with caplog.at_level(logging.INFO, "airflow.task"):
+        say_why({"task": operator})
+    assert caplog.messages == ["NothingToDo: no data yet"]
+
+
+def starting() -> StartTraining:
+    return StartTraining(pipeline=SPEC, task_id="start_training")
+
+
+def test_drift_starts_a_training_on_the_latest_range() -> None:
+    with pytest.raises(DagRunTriggerException) as caught:
+        starting().execute(context(monitor={"retrain": True, "reason": "distance drifted"}))
+    asked = caught.value
+    assert asked.trigger_dag_id == "nyc_flights.train"
+    assert asked.skip_when_already_exists
+    assert asked.conf == {
+        "start": "2013-01-02T00:00:00+00:00",
+        "end": "2013-07-01T00:00:00+00:00",
+        "reason": "distance drifted",
+        "intent": "drift",
+    }
+    assert asked.note == "Drift in 2013-01-01 00:00: distance drifted"
+
+
+@pytest.mark.parametrize("facts", [None, {"retrain": False, "reason": "no column drifted"}])
+def test_no_drift_starts_nothing(facts: dict[str, Any] | None) -> None:
+    with pytest.raises(AirflowSkipException, match="no training"):
+        starting().execute(context(monitor=facts))
+
+
+def test_a_backfill_starts_nothing() -> None:
+    with pytest.raises(AirflowSkipException, match="a backfill of the past starts none"):
+        starting().execute(context(run_type="backfill", monitor={"retrain": True, "reason": "x"}))
+
+
+def test_trainings_of_one_cool_down_share_a_name() -> None:
+    days = [datetime(2013, 1, day, tzinfo=UTC) for day in range(1, 31)]
+    names = [training_run_id(SPEC, day) for day in days]
+    assert [names.count(name) for name in dict.fromkeys(names)] == [14, 14, 2]
+    assert names[0] == "drift__2013-01-01T00"
+
+
+def test_a_rollback_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def fake(pipeline: str, **given: Any) -> dict[str, Any]:
+        seen.update(given, pipeline=pipeline)
+        return {"from": 2, "to": 1}
+
+    monkeypatch.setattr("mlops_tasks.runner.roll_back", fake)
+    given = context()
+    given["dag_run"].conf = {}
+    given["params"] |= {"version": None, "reason": "worse"}
+    assert RollBack(pipeline=SPEC, task_id="roll_back").execute(given) == {"from": 2, "to": 1}
+    assert seen == {
+        "pipeline": "nyc_flights",
+        "version": None,
+        "reason": "worse",
+        "who": "ada",
+        "run_id": "train-r",
+        "now": NOW,
+    }
+
+
+def test_a_rollback_to_nothing_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(*_: Any, **__: Any) -> dict[str, Any]:
+        msg = "model nyc_flights: nothing serves yet"
+        raise ModelRejected(msg)
+
+    monkeypatch.setattr("mlops_tasks.runner.roll_back", fake)
+    given = context()
+    given["params"] |= {"version": None, "reason": "worse"}
+    with pytest.raises(AirflowFailException, match="ModelRejected: model nyc_flights: nothing serves yet"):
+        RollBack(pipeline=SPEC, task_id="roll_back").execute(given)
