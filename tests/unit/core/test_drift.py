@@ -160,7 +160,7 @@ def test_too_little_history_is_warming_up(spec: MonitorSpec, days: int) -> None:
 def test_a_heavy_tailed_column_does_not_hide_the_others(reference: Reference) -> None:
     calibration = calibrate(reference, SPEC)
 
-    assert calibration.threshold < 6
+    assert 2 < calibration.threshold < 3.5  # 4.6 if the rain's own tail did not count
 
 
 def test_identical_windows_have_a_finite_score() -> None:

@@ -8,15 +8,14 @@ from subprocess import run as run_process
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
-from pydantic import ValidationError
 
 from mlops_tasks.artifacts import Deployment, Features, FileRef, Intent, ValidFeatures, Window
 from mlops_tasks.core.drift import RetrainRecord
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.sketches import build_reference
-from mlops_tasks.errors import DataRejected, ModelRejected
-from mlops_tasks.specs import MonitorSpec, PipelineSpec
+from mlops_tasks.errors import DataRejected, ModelRejected, SpecError
+from mlops_tasks.loading import apply_overrides, load_pipeline
+from mlops_tasks.specs import MonitorSpec
 from mlops_tasks.stages import monitor
 from tests.drifting import SCHEMA, label, label_of, make_day, make_days, window
 from tests.fakes import make_ports, make_run
@@ -211,8 +210,8 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_ignore_must_name_a_column() -> None:
-    text = Path("dags/pipelines/nyc_flights/pipeline.yaml").read_text(encoding="utf-8")
-    spec = yaml.safe_load(text) | {"monitor": {"ignore": ["late", "tempp"]}}
+    spec = load_pipeline("nyc_flights", Path("dags/pipelines"))
 
-    with pytest.raises(ValidationError, match="monitor.ignore names column 'tempp', which features.columns does not have"):
-        PipelineSpec.model_validate(spec)
+    assert apply_overrides(spec, {"monitor.ignore": ["late"]}).monitor.ignore == ("late",)
+    with pytest.raises(SpecError, match=r"monitor\.ignore names column 'tempp', which features\.columns does not have"):
+        apply_overrides(spec, {"monitor.ignore": ["late", "tempp"]})
