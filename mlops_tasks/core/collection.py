@@ -105,7 +105,8 @@ def _position(times: pa.Array, edge: datetime) -> int:
 
 def write_rows(table: pa.Table, path: Path) -> None:
     """Write Parquet whose bytes depend on the rows alone."""
-    pq.write_table(table, path, compression="zstd", store_schema=False, coerce_timestamps="us")
+    with path.open("wb") as sink:  # Arrow leaves its own file open when the disk is full
+        pq.write_table(table, sink, compression="zstd", store_schema=False, coerce_timestamps="us")
 
 
 def column_types(table: pa.Table) -> dict[str, str]:

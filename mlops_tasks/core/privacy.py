@@ -33,6 +33,13 @@ def require_hash_key(source: Source, name: str, key: str | None) -> None:
         raise SpecError(msg)
 
 
+def key_identity(source: Source, key: str | None) -> str:
+    """Return what changes when the secret of a source's hashed columns does, but does not tell it; empty without any."""
+    if not any(spec.privacy == "hash" for spec in source.columns.values()):
+        return ""
+    return hmac.new((key or "").encode(), b"identity of the key", hashlib.sha256).hexdigest()
+
+
 def apply_privacy(table: pa.Table, source: Source, key: str | None) -> pa.Table:
     """Remove columns with privacy `drop`, and hash those with `hash`; equal values keep equal hashes in all sources."""
     for column, spec in source.columns.items():

@@ -115,6 +115,16 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert Sources().fingerprint(source(path), FIRST) == sources.fingerprint(source(path), None)
 
 
+def test_the_fingerprint_of_hashed_columns_follows_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_csv(tmp_path / "a.csv")
+    wanted = source(tmp_path / "a.csv", {"at": "timestamp", "user": {"type": "string", "privacy": "hash"}})
+    found = set()
+    for secret in ("one-long-secret-1", "one-long-secret-2", "one-long-secret-1"):
+        monkeypatch.setenv("MLOPS_HASH_KEY", secret)
+        found.add(Sources().fingerprint(wanted, None))
+    assert len(found) == 2
+
+
 def test_a_changed_file_has_its_new_extent(tmp_path: Path) -> None:
     path, sources = tmp_path / "a.csv", Sources()
     write_csv(path)
@@ -198,6 +208,7 @@ SMALL = {"at": "timestamp", "user": "string", "n": "int"}
     [
         (b"", "is empty, expected columns at, user, n; fetch the file again"),
         (b"at,n\n2024-01-01,1\n", ": has no column 'user'; it has at, n; mend the file or the source's columns"),
+        (b"at,user,n,n\n1\n", ", line 1: column 'n' stands 2 times in the header; rename or remove one"),
         (b"n\n1\n", ": has no column 'at', 'user'; it has n; mend the file or the source's columns"),
         (
             LINES.encode() + b"2024-01-01,be",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import socket
+import zipfile
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -77,6 +81,16 @@ def test_a_glob_of_objects_is_read_in_the_order_of_keys(client: S3Client) -> Non
     assert users(source("s3://shop/in/*.csv*")) == ["first", "second"]
     assert users(source("s3://shop/in/**/*.csv")) == ["second", "third"]
     assert users(source("s3://shop/in/[ab].csv")) == ["second"]
+
+
+def test_parquet_and_zip_objects(client: S3Client) -> None:
+    parquet, archive = io.BytesIO(), io.BytesIO()
+    pq.write_table(pa.table({"at": [datetime(2024, 1, 1, tzinfo=UTC)], "user": ["first"]}), parquet)
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("b.csv", "at,user\n2024-01-01,second\n")
+    client.put_object(Bucket="shop", Key="in/a.parquet", Body=parquet.getvalue())
+    client.put_object(Bucket="shop", Key="in/b.csv.zip", Body=archive.getvalue())
+    assert users(source("s3://shop/in/*")) == ["first", "second"]
 
 
 def test_more_objects_than_a_page(client: S3Client, monkeypatch: pytest.MonkeyPatch) -> None:

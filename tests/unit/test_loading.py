@@ -29,6 +29,7 @@ collect:
     users: {path: users.csv, columns: {user: string}}
 preprocess: {}
 """
+EXPECTED = [{"expect_column_values_to_not_be_null": {"column": "price"}}]
 WHERE = "pipelines/shop/pipeline.yaml"
 
 
@@ -189,9 +190,12 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     spec = load_pipeline("shop", write(tmp_path))
-    changed = apply_overrides(spec, {"train.trials": 3, "snapshot.test": "7d", "collect.duplicates": "reject"})
+    changed = apply_overrides(
+        spec, {"train.trials": 3, "snapshot.test": "7d", "collect.duplicates": "reject", "validate.expectations": EXPECTED}
+    )
     assert changed.train.trials == 3
     assert changed.snapshot.test.days == 7
+    assert changed.validate_features.expectations[0].kwargs == {"column": "price"}
     assert changed.preprocess == spec.preprocess
     assert apply_overrides(spec, {}) == spec
 

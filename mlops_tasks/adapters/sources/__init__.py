@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlops_tasks.adapters.sources.files import FileSources
+from mlops_tasks.artifacts import digest_of
+from mlops_tasks.core.privacy import HASH_KEY, key_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +35,13 @@ class Sources:
         return SqlSources()
 
     def fingerprint(self, source: Source, window: Window | None) -> str:
-        """Identify the present content: files by their bytes, S3 objects by ETag, a query by the window's rows."""
-        return self._files.fingerprint(source) if source.path else self._sql.fingerprint(source, window)
+        """Identify the present content: files by their bytes, S3 objects by ETag, a query by the window's rows.
+
+        With hashed columns also the secret: rows hashed with another one don't join.
+        """
+        content = self._files.fingerprint(source) if source.path else self._sql.fingerprint(source, window)
+        key = key_identity(source, os.environ.get(HASH_KEY))
+        return digest_of([content, key]) if key else content
 
     def read(self, source: Source, window: Window | None) -> Iterator[pa.RecordBatch]:
         """Yield the window's rows (None: all), typed."""

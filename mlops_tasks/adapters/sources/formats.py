@@ -105,6 +105,10 @@ def _read_csv(stream: IO[bytes], name: str, source: Source) -> Iterator[pa.Recor
     names = list(columns_to_read(source))
     if missing := [column for column in names if column not in present]:
         raise missing_columns(name, missing, present)
+    if doubled := [column for column in names if present.count(column) > 1]:
+        times = present.count(doubled[0])
+        msg = f"{name}, line 1: column {doubled[0]!r} stands {times} times in the header; rename or remove one"
+        raise DataRejected(msg)
     rest = cast("IO[bytes]", io.BufferedReader(_Prepended(head.getvalue(), stream), BLOCK_BYTES))
     options = {
         "read_options": pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),  # threads lose line numbers

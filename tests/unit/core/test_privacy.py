@@ -60,7 +60,10 @@ def test_drop_removes_the_column() -> None:
     [
         (
             None,
-            "collect.sources.visits.columns.user has privacy hash, but MLOPS_HASH_KEY is not set; set it to a long random secret",
+            (
+                "collect.sources.visits.columns.user has privacy hash, "
+                "but MLOPS_HASH_KEY is not set; set it to a long random secret"
+            ),
         ),
         ("short", "MLOPS_HASH_KEY must have at least 16 characters, got 5; set it to a long random secret"),
     ],

@@ -120,7 +120,8 @@ def test_windows_between(start: str, end: str, cadence: Cadence, labels: list[st
             "2013-02-11",
             "month",
             (
-                "end: 2013-02-11 is not aligned to the cadence 'month', whose windows start on the first of a month at midnight UTC; "
+                "end: 2013-02-11 is not aligned to the cadence 'month', "
+                "whose windows start on the first of a month at midnight UTC; "
                 "use 2013-02-01 or 2013-03-01"
             ),
         ),
