@@ -58,6 +58,8 @@ def run(spec: CollectSpec, windows: Sequence[Window], *, ports: Ports) -> list[R
 
     """
     ordered = [window for run_ in contiguous(windows) for window in run_]
+    if not ordered:
+        return []
     _require_complete(spec, ordered, ports)
     key = os.environ.get(HASH_KEY)
     for name, source in spec.sources.items():
@@ -178,13 +180,8 @@ def _store_window(
         files = {f"{name}.parquet": folder / f"{name}.parquet" for name in tables}
         for name, table in tables.items():
             write_rows(table, files[f"{name}.parquet"])
-        manifest = {
-            "pipeline": ports.run.pipeline,
-            "window": str(window),
-            "collected_at": ports.run.now.isoformat(),  # no part of the identity
-            "duplicates_dropped": duplicates,
-            "tables": _manifest(files, tables, static),
-        }
+        about = {"pipeline": ports.run.pipeline, "window": str(window), "duplicates_dropped": duplicates}
+        manifest = {**about, "collected_at": ports.run.now.isoformat(), "tables": _describe_tables(files, tables, static)}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         digest, refs = publish_files(
             ports.store,
@@ -192,7 +189,7 @@ def _store_window(
             {**files, MANIFEST: folder / MANIFEST},
             facts=facts,
             rows={f"{name}.parquet": table.num_rows for name, table in tables.items()},
-            unhashed=frozenset({MANIFEST}),
+            unhashed=frozenset({MANIFEST}),  # the time of collection is no part of the identity
         )
     by_name = {ref.key.rsplit("/", 1)[-1]: ref for ref in refs}
     own = {name: TableRef(file=by_name[f"{name}.parquet"], columns=columns[name]) for name in tables}
@@ -206,7 +203,7 @@ def _store_window(
     )
 
 
-def _manifest(files: dict[str, Path], tables: dict[str, pa.Table], static: dict[str, TableRef]) -> dict[str, object]:
+def _describe_tables(files: dict[str, Path], tables: dict[str, pa.Table], static: dict[str, TableRef]) -> dict[str, object]:
     """Say what a window's folder holds and refers to, for people and for audits."""
     own = {
         name: TableRef(

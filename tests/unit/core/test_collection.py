@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_tasks.core.collection import (
@@ -36,6 +36,7 @@ def table(rows: list[tuple[int, str | None, int]]) -> pa.Table:
     )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_split_loses_and_doubles_nothing(rows: list[tuple[int, str | None, int]]) -> None:
     windows = windows_between(START, START + timedelta(days=4), "day")
@@ -46,12 +47,14 @@ def test_split_loses_and_doubles_nothing(rows: list[tuple[int, str | None, int]]
         assert all(window.start <= at < window.end for at in part["at"].to_pylist())
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_ordering_by_time_keeps_the_order_of_equal_times(rows: list[tuple[int, str | None, int]]) -> None:
     expected = sorted(table(rows).to_pylist(), key=lambda row: row["at"])
     assert order_by_time(table(rows), "at").to_pylist() == expected
 
 
+@settings(deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_total_order_forgets_the_order_it_was_given(rows: list[tuple[int, str | None, int]], shuffler: random.Random) -> None:
     shuffled = list(rows)
@@ -59,6 +62,7 @@ def test_total_order_forgets_the_order_it_was_given(rows: list[tuple[int, str | 
     assert order_totally(table(shuffled), "at").equals(order_totally(table(rows), "at"))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_duplicates_keep_the_last_or_the_first(rows: list[tuple[int, str | None, int]]) -> None:
     last = {(hour, user): n for hour, user, n in rows}

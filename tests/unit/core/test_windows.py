@@ -4,7 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_tasks.artifacts import Window
@@ -26,6 +26,7 @@ CADENCES: st.SearchStrategy[Cadence] = st.sampled_from(["hour", "day", "week", "
 LONGEST = {"hour": 100, "day": 400, "week": 900, "month": 3000}
 
 
+@settings(deadline=None)
 @given(TIMES, CADENCES)
 def test_a_time_lies_in_its_window_and_windows_are_aligned(time: datetime, cadence: Cadence) -> None:
     window = window_of(time, cadence)
@@ -35,6 +36,7 @@ def test_a_time_lies_in_its_window_and_windows_are_aligned(time: datetime, caden
     assert floor(window.end - timedelta(microseconds=1), cadence) == window.start
 
 
+@settings(deadline=None)
 @given(TIMES, CADENCES, st.data())
 def test_covering_tiles_the_range_without_gap_or_overlap(start: datetime, cadence: Cadence, data: st.DataObject) -> None:
     end = start + timedelta(hours=data.draw(st.integers(1, LONGEST[cadence])))
@@ -46,6 +48,7 @@ def test_covering_tiles_the_range_without_gap_or_overlap(start: datetime, cadenc
     assert len({w.label for w in windows}) == len(windows)
 
 
+@settings(deadline=None)
 @given(TIMES, CADENCES, st.sets(st.integers(0, 40)))
 def test_contiguous_keeps_every_window_once_in_runs(start: datetime, cadence: Cadence, picks: set[int]) -> None:
     pool = [window_of(start, cadence)]
@@ -60,6 +63,7 @@ def test_contiguous_keeps_every_window_once_in_runs(start: datetime, cadence: Ca
     assert all(a[-1].end < b[0].start for a, b in itertools.pairwise(runs))
 
 
+@settings(deadline=None)
 @given(TIMES, CADENCES, st.integers(0, 200))
 def test_lookback_reaches_far_enough_and_no_further(time: datetime, cadence: Cadence, hours: int) -> None:
     window = window_of(time, cadence)

@@ -86,6 +86,10 @@ def test_windows_hold_their_rows_in_time_order_without_duplicates(tmp_path: Path
     assert first.tables["visits"].columns == {"at": "timestamp[us, tz=UTC]", "user": "string", "price": "double"}
 
 
+def test_no_windows_give_nothing(tmp_path: Path, ports: Ports) -> None:
+    assert collect.run(spec(tmp_path), [], ports=ports) == []
+
+
 def test_keys_names_and_references(tmp_path: Path, ports: Ports) -> None:
     (raw,) = collect.run(spec(tmp_path), days(1, 1), ports=ports)
     folder = f"shop/raw/2024-01-01/{raw.digest[:16]}"
