@@ -14,9 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlops_tasks.serving.decoding import BadRequest, decode_csv, decode_frame, decode_tensors, parse_json
+from mlops_tasks.serving.decoding import BadRequest, parse_json
 from mlops_tasks.serving.encoding import outputs_of, tensor_metadata, wanted_outputs
+from mlops_tasks.serving.frames import decode_csv, decode_frame
 from mlops_tasks.serving.page import index_page
+from mlops_tasks.serving.tensors import decode_tensors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,7 +88,7 @@ class Endpoints:
         body = parse_json(raw)
         model = self._model(request)
         wanted = wanted_outputs(body, model.signature)
-        scores = await _score(model, decode_tensors(body, model.signature))
+        scores = await _score(model, decode_tensors(body, model.layout))
         answer = {
             "model_name": model.name,
             "model_version": str(model.version),
@@ -100,7 +102,7 @@ class Endpoints:
         """Answer a request of MLflow's clients."""
         raw, kind = await self._body(request, "application/json", "text/csv")
         model = self._model(request)
-        decoded = decode_csv(raw, model.signature) if kind == "text/csv" else decode_frame(parse_json(raw), model.signature)
+        decoded = decode_csv(raw, model.layout) if kind == "text/csv" else decode_frame(parse_json(raw), model.layout)
         return JSON({"predictions": await _score(model, decoded)}, headers={"x-model-version": str(model.version)})
 
     async def server(self, _: Request) -> Response:

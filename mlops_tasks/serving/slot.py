@@ -6,11 +6,13 @@ import shutil
 import tempfile
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_tasks.core.golden import load_proven
 from mlops_tasks.core.promotion import CHAMPION, LOOSE_TOLERANCE
+from mlops_tasks.serving.decoding import Layout
 
 if TYPE_CHECKING:
     from mlops_tasks.core.golden import Golden
@@ -29,6 +31,11 @@ class LoadedModel:
     tags: dict[str, str]
     promotion: dict[str, str]
     """The ledger's entry that made it champion; empty if somebody moved the alias by hand."""
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How requests give the model's columns."""
+        return Layout.of(self.scorer.signature)
 
     @property
     def signature(self) -> ModelSignature:
