@@ -58,8 +58,9 @@ def decide(
     """Decide on training again, from facts alone.
 
     A window may arrive late: whichever completes a row of alarmed windows, asks for the training.
-    Deciding again gives the same decision, and trainings lie a cool-down of event time apart in
-    whatever order the windows come.
+    In whatever order the windows come, trainings lie a cool-down of event time apart, and a complete
+    row has one within the cool-down and its own length, or later in the row. Deciding again gives the
+    same decision.
 
     Args:
         spec: `consecutive` and `cooldown`.
