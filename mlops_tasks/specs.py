@@ -276,6 +276,10 @@ class EvaluateSpec(Frozen):
     slices: tuple[Slice, ...] = Field(default=(), description="groups of rows judged by themselves")
     bootstrap: int = Field(default=200, ge=0, le=10_000, description="resamples of the confidence intervals; 0: none")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the confidence intervals")
+    resample: Literal["row", "day"] = Field(
+        default="row",
+        description="what a resample draws: single rows, or all rows of a `day` together where those resemble each other",
+    )
     importance_rows: int = Field(default=5000, ge=100, description="most rows used for permutation importance")
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +65,8 @@ def compare(
 
     """
     first = next(iter(models))
+    if group_N is not None and group_N.max(initial=0) < 1:
+        resampling = replace(resampling, resamples=0)  # one group drawn again and again says nothing
     points = {model: measure(predictions, names) for model, predictions in models.items()}
     draws = _draws(models, resampling, names, group_N)
     estimates = {

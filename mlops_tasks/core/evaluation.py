@@ -15,7 +15,7 @@ from mlops_tasks.artifacts import Frozen, Judgement, Task, Window
 from mlops_tasks.core import curves
 from mlops_tasks.core.bootstrap import Comparison, Estimate, Resampling, compare
 from mlops_tasks.core.gates import judge_gates, judge_slices
-from mlops_tasks.core.importance import Importance, permutation_importance
+from mlops_tasks.core.importance import Importance, count_repeats, permutation_importance
 from mlops_tasks.core.metrics import HEADLINE, METRICS, Predictions
 from mlops_tasks.core.scoring import category_texts
 from mlops_tasks.core.slices import Period, SliceTable, measure_periods, measure_slice
@@ -24,7 +24,7 @@ from mlops_tasks.errors import DataRejected
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mlops_tasks.core.metrics import Floats
+    from mlops_tasks.core.metrics import Floats, Ints
     from mlops_tasks.core.scoring import ModelSignature
     from mlops_tasks.specs import EvaluateSpec
 
@@ -71,12 +71,14 @@ class Evaluation(Frozen):
     contenders: tuple[Contender, ...]
     absent: dict[str, str] = Field(description="model -> why it was not compared")
     resamples: int
+    resample: str
     confidence: float
     slices: tuple[SliceTable, ...]
     period_unit: str
     periods: tuple[Period, ...]
     importance: tuple[Importance, ...]
     importance_rows: int
+    importance_repeats: int
     plots: Plots
 
 
@@ -164,20 +166,27 @@ def evaluate(spec: EvaluateSpec, test: TestSet, models: Models) -> Evaluation:
 
     """
     resampling = Resampling(spec.bootstrap, spec.confidence)
-    comparison = compare(models.scored, resampling)
+    group_N = _days(test) if spec.resample == "day" else None
+    comparison = compare(models.scored, resampling, group_N=group_N)
     _refuse_undefined(comparison, test)
     candidate = models.scored["candidate"]
     headline = spec.gates[0].metric if spec.gates else HEADLINE[candidate.task]
     tables = tuple(
-        measure_slice(item, test.frame[item.column], candidate, resampling, greater=METRICS[item.metric].greater_is_better)
+        measure_slice(
+            item,
+            test.frame[item.column],
+            candidate,
+            resampling,
+            greater=METRICS[item.metric].greater_is_better,
+            group_N=group_N,
+        )
         for item in spec.slices
     )
     judgements = (*judge_gates(spec.gates, comparison, models.absent), *judge_slices(tables))
     unit, periods = measure_periods(test.frame[test.event_time], test.window, models.scored, headline)
     columns = [*test.signature.numeric, *test.signature.categorical]
-    importance = permutation_importance(
-        models.score, test.frame[columns], columns, candidate, headline, most_rows=spec.importance_rows
-    )
+    sampled = min(spec.importance_rows, len(test.truth_N))
+    importance = permutation_importance(models.score, test.frame[columns], columns, candidate, headline, most_rows=sampled)
     return Evaluation(
         task=candidate.task,
         label=test.label,
@@ -191,14 +200,22 @@ def evaluate(spec: EvaluateSpec, test: TestSet, models: Models) -> Evaluation:
         contenders=_contenders(comparison, models.scored),
         absent={name: why or "there is no champion yet" for name, why in models.absent.items()},
         resamples=spec.bootstrap,
+        resample=spec.resample,
         confidence=spec.confidence,
         slices=tables,
         period_unit=unit,
         periods=periods,
         importance=importance,
-        importance_rows=min(spec.importance_rows, len(test.truth_N)),
+        importance_rows=sampled,
+        importance_repeats=count_repeats(sampled, len(columns)),
         plots=_plots(models.scored, list(test.signature.classes)),
     )
+
+
+def _days(test: TestSet) -> Ints:
+    """Number each row by its day of event time, in UTC; N."""
+    days = pd.to_datetime(test.frame[test.event_time], utc=True).dt.floor("D")
+    return np.asarray(pd.factorize(days)[0], dtype=np.int64)
 
 
 def _refuse_undefined(comparison: Comparison, test: TestSet) -> None:

@@ -1,6 +1,6 @@
 """Test rows to groups that are measured by themselves: values of a column, and periods of event time."""
 
-# ruff: noqa: N806 - an array's name ends with its shape, whose axes are capitals
+# ruff: noqa: N803, N806 - an array's name ends with its shape, whose axes are capitals
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlops_tasks.artifacts import Window
-    from mlops_tasks.core.metrics import Predictions
+    from mlops_tasks.core.metrics import Ints, Predictions
     from mlops_tasks.specs import Slice
 
 MISSING = "(missing)"
@@ -68,7 +68,13 @@ class Period(Frozen):
 
 
 def measure_slice(
-    item: Slice, column: pd.Series, predictions: Predictions, resampling: Resampling, *, greater: bool
+    item: Slice,
+    column: pd.Series,
+    predictions: Predictions,
+    resampling: Resampling,
+    *,
+    greater: bool,
+    group_N: Ints | None = None,
 ) -> SliceTable:
     """Measure every value of a column that has enough rows.
 
@@ -78,6 +84,7 @@ def measure_slice(
         predictions: the candidate's predictions of the same rows.
         resampling: how intervals are made.
         greater: whether the slice's metric is better when greater; if not, the floor is a ceiling.
+        group_N: rows with the same number are drawn together.
 
     """
     listed: list[SliceValue] = []
@@ -88,7 +95,9 @@ def measure_slice(
         if rows < FEWEST_ROWS or (rows < item.min_rows and small > MOST_SMALL):
             unlisted, unlisted_rows = unlisted + 1, unlisted_rows + rows
             continue
-        listed.append(_measure_value(item, value, predictions.rows(mask_N), resampling, greater=greater))
+        groups = None if group_N is None else np.unique(group_N[mask_N], return_inverse=True)[1]
+        found = compare({"candidate": predictions.rows(mask_N)}, resampling, [item.metric], groups)
+        listed.append(_judge_value(item, value, rows, found.estimates["candidate"][item.metric], greater=greater))
     return SliceTable(
         column=item.column,
         metric=item.metric,
@@ -100,9 +109,7 @@ def measure_slice(
     )
 
 
-def _measure_value(item: Slice, value: str, predictions: Predictions, resampling: Resampling, *, greater: bool) -> SliceValue:
-    rows = len(predictions.truth_N)
-    estimate = compare({"candidate": predictions}, resampling, [item.metric]).estimates["candidate"][item.metric]
+def _judge_value(item: Slice, value: str, rows: int, estimate: Estimate, *, greater: bool) -> SliceValue:
     judged = item.floor is not None and rows >= item.min_rows
     ok, note = True, ""
     if rows < item.min_rows:

@@ -18,7 +18,7 @@ from mlops_tasks.core.gates import check_metrics
 from mlops_tasks.core.metrics import Predictions
 from mlops_tasks.core.model_card import render_model_card
 from mlops_tasks.core.publishing import publish_files
-from mlops_tasks.core.report import Details, render_report
+from mlops_tasks.core.report import Details, layout_digest, render_report
 from mlops_tasks.core.scoring import ModelSignature, Scorer
 from mlops_tasks.errors import DataRejected, ModelRejected
 
@@ -57,7 +57,8 @@ def run(spec: EvaluateSpec, candidate: Candidate, dataset: Dataset, champion: De
             ports.store,
             f"{ports.run.pipeline}/verdicts/{candidate.fingerprint[:16]}",
             files,
-            facts={"candidate": candidate.digest, "champion": champion.digest if champion else None},
+            # Reports are no part of the identity, and the first one stays: another layout needs another folder.
+            facts={"candidate": candidate.digest, "champion": champion and champion.digest, "layout": layout_digest()},
             unhashed=REPORTS,
         )
     metrics = {name: float(estimate.value or 0.0) for name, estimate in evaluation.contenders[0].metrics.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from mlops_tasks.artifacts import digest_of
 from mlops_tasks.core.gates import figures, shown
 from mlops_tasks.core.metrics import METRICS
 
@@ -131,6 +132,13 @@ def render_report(evaluation: Evaluation, details: Details) -> str:
             headline_sentence=headline_sentence(evaluation),
         )
     )
+
+
+def layout_digest() -> str:
+    """Identify how reports look: the digest of this package's code and templates."""
+    package = files("mlops_tasks.core.report")
+    found = [*package.iterdir(), *package.joinpath("templates").iterdir()]
+    return digest_of({entry.name: entry.read_text(encoding="utf-8") for entry in found if entry.is_file()})
 
 
 def headline_sentence(evaluation: Evaluation) -> str:

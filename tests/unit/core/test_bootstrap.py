@@ -92,6 +92,11 @@ def test_rows_of_a_group_are_drawn_together() -> None:
     assert naive.low > grouped.low
 
 
+def test_one_group_gives_no_interval() -> None:
+    found = compare({"candidate": predictions(7, 50)}, Resampling(50, 0.95), group_N=np.zeros(50, dtype=np.int64))
+    assert found.estimates["candidate"]["roc_auc"].low is None
+
+
 def test_three_models_of_thirty_thousand_rows_take_seconds_not_minutes() -> None:
     models = {name: predictions(0, 30_000, noise) for name, noise in (("candidate", 1.0), ("champion", 1.1), ("hgb", 1.2))}
     started = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_tasks.core.importance import permutation_importance
+from mlops_tasks.core.importance import count_repeats, permutation_importance
 from mlops_tasks.core.metrics import Predictions
 
 if TYPE_CHECKING:
@@ -69,3 +69,10 @@ def test_no_more_rows_than_asked_are_scored() -> None:
     p = Predictions("binary", np.tile([0.0, 1.0], 150), np.linspace(0, 1, 300))
     permutation_importance(counting, frame, ["x"], p, "roc_auc", most_rows=100)
     assert seen == [100, 100, 100]
+
+
+def test_wide_models_are_shuffled_less_often_but_always_once() -> None:
+    assert count_repeats(5000, 4) == 3
+    assert count_repeats(5000, 22) == 2
+    assert count_repeats(5000, 500) == 1
+    assert count_repeats(0, 0) == 3

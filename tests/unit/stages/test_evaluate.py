@@ -34,6 +34,13 @@ WEIGHTS: dict[str, Any] = {"binary": 2.0, "multiclass": [2.0, -2.0, 0.0], "regre
 PLACE = "pipeline shop: test split [2013-06-01T00:00, 2013-06-11T00:00)"
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the plots out, which take a second and are tested with the report, except where a test draws."""
+    if "draws" not in request.node.name:
+        monkeypatch.setattr("mlops_tasks.core.report.html.draw_plots", lambda _evaluation: {"periods": ""})
+
+
 def make_rows(task: Task, rows: int = 400) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     x = rng.normal(size=rows)
@@ -142,7 +149,7 @@ def make_case(folder: Path, task: Task = "binary", rows: pd.DataFrame | None = N
     return Case(ports, candidate, dataset, tracked, folder, task, schema)
 
 
-def test_a_good_candidate_passes_with_reasons_and_files(tmp_path: Path) -> None:
+def test_a_good_candidate_passes_and_draws_its_report(tmp_path: Path) -> None:
     case = make_case(tmp_path)
     gates = [
         {"metric": "roc_auc", "min": 0.6},
@@ -166,7 +173,9 @@ def test_a_good_candidate_passes_with_reasons_and_files(tmp_path: Path) -> None:
     assert facts["rows"] == 400
     assert {c["name"] for c in facts["contenders"]} == {"candidate", "hgb", "constant"}
     assert "Predicts who comes again." in case.read(verdict, "model_card.md")
-    assert "1,000" in case.read(verdict, "report.html")
+    report = case.read(verdict, "report.html")
+    assert "1,000" in report
+    assert report.count("<svg") == 7
 
 
 def test_the_metrics_are_those_of_the_test_rows(tmp_path: Path) -> None:
@@ -229,6 +238,18 @@ def test_a_champion_of_another_meaning_is_not_compared(tmp_path: Path) -> None:
     champion = case.deploy(2.0, classes=["true", "false"])
     verdict = case.judge({"gates": [{"metric": "roc_auc", "against": "champion"}]}, champion)
     assert verdict.judgements[0].reason == "roc_auc can't be compared with champion: its positive class is another one"
+
+
+def test_whole_days_can_be_resampled(tmp_path: Path) -> None:
+    rows = make_rows("regression")
+    rows["label"] += rows["at"].dt.day % 3 * 8.0  # each day has its own error
+    case = make_case(tmp_path, "regression", rows)
+    widths = []
+    for resample in ("row", "day"):
+        facts = json.loads(case.read(case.judge({"bootstrap": 200, "resample": resample}), "evaluation.json"))
+        rmse = facts["contenders"][0]["metrics"]["rmse"]
+        widths.append(rmse["high"] - rmse["low"])
+    assert widths[1] > 2 * widths[0]
 
 
 def test_metrics_and_report_reach_the_candidates_run(tmp_path: Path) -> None:
