@@ -77,10 +77,11 @@ def _monitor_window(
         window=item.window,
         model_version=deployment.version,
         features=item.features.digest,
-        alarm=score.status == "alarm",
+        status=score.status,
         columns=tuple(column.column for column in score.alarmed),
+        reason=say_drift(item.window, score, calibration, spec),
     )
-    decision = _decide(spec, record, say_drift(item.window, score, calibration, spec), ports)
+    decision = _decide(spec, record, ports)
     comparison = Comparison(ports.run.pipeline, item, deployment, spec, reference, calibration, sketch, score, decision)
     return _publish(comparison, ports)
 
@@ -92,7 +93,7 @@ def _read_rows(item: ValidFeatures, reference: Reference, store: ArtifactStore) 
     return read_files(store, [file], [name for name in reference.layouts if name in present])
 
 
-def _decide(spec: MonitorSpec, record: WindowRecord, seen: str, ports: Ports) -> Decision:
+def _decide(spec: MonitorSpec, record: WindowRecord, ports: Ports) -> Decision:
     """Record what was seen, decide, and record that a training is asked for."""
     store, base, label = ports.store, f"{ports.run.pipeline}/monitor", record.window.label
     store.write(f"{base}/{record.model_version}/{label}.json", record.model_dump_json().encode())
@@ -105,7 +106,7 @@ def _decide(spec: MonitorSpec, record: WindowRecord, seen: str, ports: Ports) ->
             model_version=record.model_version,
             run_id=ports.run.run_id,
             at=ports.run.now,
-            reason=f"{seen}; {decision.why}",
+            reason=f"{record.reason}; {decision.why}",
         )
         store.create(f"{base}/retrains/{label}.json", asked.model_dump_json().encode())
     return decision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.artifacts import Frozen, Intent, UtcTime, Window
 from mlops_tasks.specs import format_duration
@@ -26,8 +26,14 @@ class WindowRecord(Frozen):
     window: Window
     model_version: int
     features: str
-    alarm: bool
+    status: Literal["ok", "alarm", "warming_up"]
     columns: tuple[str, ...]
+    reason: str
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the window alarmed."""
+        return self.status == "alarm"
 
 
 class RetrainRecord(Frozen):

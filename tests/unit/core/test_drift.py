@@ -176,7 +176,9 @@ def test_identical_windows_have_a_finite_score() -> None:
 
 
 def record(day: int, *, alarm: bool = True, version: int = 1) -> WindowRecord:
-    return WindowRecord(window=window(day), model_version=version, features=f"f{day}", alarm=alarm, columns=())
+    return WindowRecord(
+        window=window(day), model_version=version, features=f"f{day}", status="alarm" if alarm else "ok", columns=(), reason=""
+    )
 
 
 def asked(day: int, version: int = 1) -> RetrainRecord:
