@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, Param, get_parsing_context
 
 from mlops_operator import StageOperator
 from mlops_tasks.errors import SpecError
-from mlops_tasks.loading import load_pipeline, pipeline_names
+from mlops_tasks.loading import load_pipeline, pipeline_names, pipelines_root
 from mlops_tasks.pipeline import BY_NAME
 from mlops_tasks.specs import Cadence, PipelineSpec
 
@@ -31,11 +33,11 @@ def pipelines(kind: str) -> Iterator[PipelineSpec]:
     if wanted is not None:
         name, _, suffix = wanted.rpartition(".")
         if suffix == kind:
-            yield load_pipeline(name)
+            yield read(name)
         return
     for name in pipeline_names():
         try:
-            spec = load_pipeline(name)
+            spec = read(name)
         except SpecError:
             continue
         yield spec
@@ -46,10 +48,22 @@ def problems() -> list[str]:
     found = []
     for name in pipeline_names():
         try:
-            load_pipeline(name)
+            read(name)
         except SpecError as error:
             found.append(str(error))
     return found
+
+
+def read(name: str) -> PipelineSpec:
+    """Read a pipeline's folder, once for all DAG files of a process while its files stay as they are. Raises: SpecError."""
+    folder = pipelines_root() / name
+    files = [(file.name, file.stat()) for file in folder.glob("*.*")]
+    return _read(name, folder, frozenset((file, stat.st_mtime_ns, stat.st_size) for file, stat in files))
+
+
+@lru_cache(maxsize=1024)
+def _read(name: str, folder: Path, files: frozenset[tuple[str, int, int]]) -> PipelineSpec:  # noqa: ARG001 - part of the key
+    return load_pipeline(name, folder.parent)
 
 
 def every_window(spec: PipelineSpec) -> CronDataIntervalTimetable:
