@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import httpx
 
@@ -33,6 +33,7 @@ PARTS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+MOST_REVIVALS = 3
 HEALTHY = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 POOLS = {"gpu": (1, "Tasks that use the GPU: as many at a time as there are devices")}
 
@@ -54,6 +55,7 @@ class Airflow:
     start_timeout_s: float = 180
     processes: Processes = field(init=False)
     password_is_new: bool = field(init=False, default=False)
+    _revived: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make paths absolute: parts and tasks have working folders of their own."""
@@ -103,16 +105,22 @@ class Airflow:
 
         """
         _ = self.password  # before the API server, which would print one of its own
-        environment = self.settings()
-        self._migrate(environment, show)
-        for name, arguments in PARTS.items():
-            port = ("--port", str(self._port())) if name == "api-server" else ()
-            command = [sys.executable, "-m", "airflow", *arguments, *port]
-            self.processes.start(name, command, env=environment, cwd=self.cwd)
+        self._migrate(self.settings(), show)
+        self._start_parts()
         self._wait(show)
         with self.api() as api:
             for name, (slots, description) in POOLS.items():
                 api.ensure_pool(name, slots, description)
+
+    def revive(self) -> None:
+        """Start parts that ended again, as a service manager would, a few times. Raises: DemoError, with the log's end."""
+        ended = [name for name in PARTS if self.processes.find(name) is None]
+        for name in ended:
+            self._revived[name] = self._revived.get(name, 0) + 1
+            if self._revived[name] > MOST_REVIVALS:
+                self._raise_ended(name)
+        if ended:
+            self._start_parts()
 
     def stop(self) -> dict[str, int]:
         """End every part and every task; return name -> processes ended."""
@@ -127,6 +135,17 @@ class Airflow:
         usual = self.usual_port if self.usual_port is not None else ports.any_free()
         running = self.processes.find("api-server") is not None
         return ports.choose(self.home / "ports.json", "airflow", usual, running=running)
+
+    def _start_parts(self) -> None:
+        environment = self.settings()
+        for name, arguments in PARTS.items():
+            port = ("--port", str(self._port())) if name == "api-server" else ()
+            command = [sys.executable, "-m", "airflow", *arguments, *port]
+            self.processes.start(name, command, env=environment, cwd=self.cwd)
+
+    def _raise_ended(self, name: str) -> NoReturn:
+        msg = f"Airflow's {name} ended; its log {self.processes.log(name)} ends with:\n{self.processes.tail(name)}"
+        raise DemoError(msg)
 
     def _migrate(self, environment: Mapping[str, str], show: Callable[[str], None]) -> None:
         """Bring the database to this version of Airflow, once."""
@@ -153,8 +172,7 @@ class Airflow:
             show(", ".join(waiting))
             for name in PARTS:
                 if self.processes.find(name) is None:
-                    msg = f"Airflow's {name} ended; its log {self.processes.log(name)} ends with:\n{self.processes.tail(name)}"
-                    raise DemoError(msg)
+                    self._raise_ended(name)
             if time.monotonic() > deadline:
                 late = f"not healthy after {self.start_timeout_s:.0f} s: {', '.join(waiting)}"
                 msg = f"Airflow is {late}; its logs are in {self.processes.folder}"

@@ -101,10 +101,15 @@ def board(console: Console) -> Board:
     return LiveBoard(console) if console.is_terminal else PlainBoard(console)
 
 
-def follow_run(api: AirflowApi, dag_id: str, run_id: str, console: Console) -> None:
-    """Show a run's tasks until it ends. Raises: DemoError with the failed task's log."""
+def _trust() -> None:
+    """Check nothing."""
+
+
+def follow_run(api: AirflowApi, dag_id: str, run_id: str, console: Console, *, watch: Callable[[], None] = _trust) -> None:
+    """Show a run's tasks until it ends; `watch` is called at each look. Raises: DemoError with the failed task's log."""
     with board(console) as shown:
         while True:
+            watch()
             run = api.run(dag_id, run_id) or {"state": "missing"}
             tasks = _in_order(api.tasks(dag_id, run_id))
             for task in tasks:
@@ -118,11 +123,18 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, console: Console) -> N
 
 
 def follow_windows(
-    api: AirflowApi, dag_id: str, starts: Sequence[datetime], console: Console, *, ended: Callable[[], bool]
+    api: AirflowApi,
+    dag_id: str,
+    starts: Sequence[datetime],
+    console: Console,
+    *,
+    ended: Callable[[], bool],
+    watch: Callable[[], None] = _trust,
 ) -> list[dict[str, Any]]:
     """Show the runs of windows until `ended`; return them. Raises: DemoError with a failed task's log."""
     with board(console) as shown:
         while True:
+            watch()
             done = ended()
             runs = runs_of(api, dag_id, starts)
             finished = [run for run in runs if run["state"] in TERMINAL]

@@ -8,16 +8,16 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 MARKER = "MLOPS_STARTED_UNDER"
-"""Environment variable that every descendant inherits: tasks that left their process group are found by it."""
+"""Environment variable that every descendant inherits; one that left our sessions is found by it."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Processes:
 
     def find(self, name: str) -> psutil.Process | None:
         """Return a recorded process if it still runs and is the one that was started, not a reused id."""
-        try:
-            record = json.loads(self._record(name).read_text())
-            process = psutil.Process(record["pid"])
-            same = abs(process.create_time() - record["started"]) < 1
-        except (OSError, ValueError, psutil.NoSuchProcess):
+        record = self._read(name)
+        if record is None or not _is_same(record):
             return None
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(record["pid"])
+            return process if process.status() != psutil.STATUS_ZOMBIE else None
+        return None
 
     def names(self) -> list[str]:
         """Return the names of all recorded processes, running or not."""
@@ -76,7 +76,7 @@ class Processes:
         ended: dict[str, int] = {}
         deadline = time.monotonic() + grace_s
         # Again until none is left: a scheduler may fork one more task between the look and the signal.
-        while groups := self._alive():
+        while groups := self.alive():
             for name, members in groups.items():
                 ended[name] = max(ended.get(name, 0), len(members))
             everyone = [process for members in groups.values() for process in members]
@@ -86,36 +86,53 @@ class Processes:
             self._record(name).unlink(missing_ok=True)
         return ended
 
-    def _alive(self) -> dict[str, list[psutil.Process]]:
-        """Group living processes by the recorded one that they descend from; others stand under `children`."""
-        roots = {process.pid: name for name in self.names() if (process := self.find(name)) is not None}
+    def alive(self) -> dict[str, list[psutil.Process]]:
+        """Group living processes by the recorded one whose session they are in; marked others stand under `children`."""
+        sessions = self._sessions()
         groups: dict[str, list[psutil.Process]] = {}
-        for process in set(_marked(str(self.folder))) | {psutil.Process(pid) for pid in roots if psutil.pid_exists(pid)}:
-            groups.setdefault(_owner(process, roots), []).append(process)
+        for process in psutil.process_iter():
+            # A process may end, or belong to somebody else, while it is looked at.
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                name, started = sessions.get(os.getsid(process.pid), ("", 0.0))
+                if name and process.create_time() >= started - 1:
+                    groups.setdefault(name, []).append(process)
+                elif process.environ().get(MARKER) == str(self.folder):
+                    groups.setdefault("children", []).append(process)
         return groups
+
+    def _sessions(self) -> dict[int, tuple[str, float]]:
+        """Return session id -> name and start time of each recorded process; one whose id is somebody else's is left out.
+
+        The system gives no new process an id that still names a session, so members of a dead process's session are ours.
+        """
+        sessions = {}
+        for name in self.names():
+            record = self._read(name)
+            reused = record is not None and psutil.pid_exists(record["pid"]) and not _is_same(record)
+            if record is not None and not reused and record["started"] > psutil.boot_time():
+                sessions[record["pid"]] = (name, record["started"])
+        return sessions
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads(self._record(name).read_text())
+        except (OSError, ValueError):
+            return None
+        return record
 
     def _record(self, name: str) -> Path:
         return self.folder / f"{name}.pid"
 
 
-def _marked(value: str) -> Iterator[psutil.Process]:
-    """Yield this user's living processes that carry the marker in their environment."""
-    for process in psutil.process_iter():
-        # A process may end, or belong to somebody else, while it is looked at.
-        with contextlib.suppress(psutil.Error, OSError):
-            ours = process.pid != os.getpid() and process.environ().get(MARKER) == value
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-
-
-def _owner(process: psutil.Process, roots: Mapping[int, str]) -> str:
-    if process.pid in roots:
-        return roots[process.pid]
-    with contextlib.suppress(psutil.Error):
-        for parent in process.parents():
-            if parent.pid in roots:
-                return roots[parent.pid]
-    return "children"
+def _is_same(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record's id still names the process that was started, ended or not."""
+    try:
+        created: float = psutil.Process(record["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return bool(abs(created - record["started"]) < 1)
 
 
 def _signal(processes: Sequence[psutil.Process], *, kill: bool) -> None:

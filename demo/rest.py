@@ -76,7 +76,7 @@ class AirflowApi:
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG's runs start."""
-        self.send("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+        self._set_paused(dag_id, paused=False)
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Create a pool unless it exists."""
@@ -126,7 +126,8 @@ class AirflowApi:
     def backfill(self, dag_id: str, start: datetime, end: datetime, *, max_active_runs: int, conf: dict[str, Any]) -> int:
         """Start a backfill of runs whose interval starts within [start, end]; return its id.
 
-        Runs that succeeded stay as they are, failed ones run again.
+        Runs that succeeded stay as they are, failed ones run again. A DAG has one backfill at a time: one that
+        runs already is returned instead. The DAG is unpaused afterwards.
         """
         body = {
             "dag_id": dag_id,
@@ -136,11 +137,30 @@ class AirflowApi:
             "reprocess_behavior": "failed",
             "dag_run_conf": conf,
         }
-        return int(self.send("POST", "/backfills", body)["id"])
+        # On SQLite the creation may meet a lock and take its runs back; a scheduler that holds one of them dies of it.
+        self._set_paused(dag_id, paused=True)
+        answer = self.request("POST", "/backfills", json=body)
+        running = self.running_backfill(dag_id) if answer.status_code == CONFLICT else None
+        self._set_paused(dag_id, paused=False)
+        return running if running is not None else int(_checked(answer).json()["id"])
 
     def backfill_done(self, backfill_id: int) -> bool:
         """Tell whether a backfill ended, whatever became of its runs."""
         return self.get(f"/backfills/{backfill_id}")["completed_at"] is not None
+
+    def running_backfill(self, dag_id: str) -> int | None:
+        """Return the id of the DAG's backfill that has not ended, if there is one."""
+        backfills = self.get("/backfills", dag_id=dag_id, limit=_PAGE)["backfills"]
+        return next((int(b["id"]) for b in backfills if b["completed_at"] is None), None)
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
+        """Return what a task handed on under a key; None if nothing."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        answer = self.request("GET", path, params={"stringify": False})
+        return None if answer.status_code == NOT_FOUND else _checked(answer).json()["value"]
+
+    def _set_paused(self, dag_id: str, *, paused: bool) -> None:
+        self.send("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
 
     def _pages(self, path: str, key: str, **filters: Any) -> Iterator[dict[str, Any]]:
         offset = 0

@@ -40,6 +40,16 @@ class Services:
         airflow = Airflow(self.state / "airflow", dags=ROOT / "dags", plugins=ROOT / "plugins", cwd=ROOT, usual_port=USUAL_PORT)
         object.__setattr__(self, "airflow", airflow)
 
+    @property
+    def pipelines(self) -> Path:
+        """The folder of pipelines."""
+        return ROOT / "dags" / "pipelines"
+
+    @property
+    def store(self) -> Path:
+        """The artifact store."""
+        return self.state / "store"
+
     @cached_property
     def processes(self) -> Processes:
         """The processes beside Airflow."""
@@ -69,8 +79,8 @@ class Services:
 
     def _start_spark(self) -> None:
         """One warm server for all tasks, instead of a JVM start in each."""
-        call = "from mlops_tasks.adapters.spark import run_server; from sys import argv; run_server(*argv[1:3], int(argv[3]))"
-        self._start("spark", [sys.executable, "-c", call, "local[*]", SPARK_HEAP, str(self._port("spark"))])
+        command = [sys.executable, "-m", "mlops_tasks", "spark", "--port", str(self._port("spark")), "--memory", SPARK_HEAP]
+        self._start("spark", command)
 
     def _start_mlflow(self) -> None:
         """MLflow's UI reads the database that the tasks write."""
@@ -90,9 +100,9 @@ class Services:
     def environment(self) -> dict[str, str]:
         """Return what the stages' environment holds beyond the caller's."""
         return {
-            "MLOPS_STORE": str(self.state / "store"),
-            "MLOPS_PIPELINES": str(ROOT / "dags" / "pipelines"),
-            "MLOPS_SPARK": f"sc://{ports.LOOPBACK}:{self._port('spark')}",
+            "MLOPS_STORE": str(self.store),
+            "MLOPS_PIPELINES": str(self.pipelines),
+            "MLOPS_SPARK": f"sc://localhost:{self._port('spark')}",  # by this name Spark lets a token travel without TLS
             "SPARK_CONNECT_AUTHENTICATE_TOKEN": self._spark_token,
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.state / 'mlflow.db'}",
             "MLFLOW_UI_URL": self.url("mlflow"),
