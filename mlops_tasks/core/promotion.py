@@ -150,11 +150,32 @@ def roll_back(registry: ModelRegistry, name: str, to: int | None = None, *, reas
     if target == champion:
         msg = f"model {name}: version {champion} is the champion already; `mlops models {name}` lists the others"
         raise ModelRejected(msg)
-    deployment = deployment_of(registry, name, target)
+    return _prove_and_move(registry, name, target, expected=champion, reason=f"{ROLLBACK}{reason}", who=who)
+
+
+def promote(registry: ModelRegistry, name: str, version: int, *, reason: str, who: str) -> Deployment:
+    """Make a version the champion because a person decided so, after it has loaded and repeated its golden rows.
+
+    Raises:
+        ModelRejected: there is no such version, or it does not pass its golden rows; nothing was moved.
+        RegistryUnavailable: the registry does not answer.
+
+    """
+    champion = registry.alias(name, CHAMPION)
+    if champion == version:
+        return deployment_of(registry, name, version)
+    return _prove_and_move(registry, name, version, expected=champion, reason=reason, who=who)
+
+
+def _prove_and_move(
+    registry: ModelRegistry, name: str, version: int, expected: int | None, reason: str, who: str
+) -> Deployment:
+    deployment = deployment_of(registry, name, version).model_copy(update={"alias": CHAMPION})
     with tempfile.TemporaryDirectory() as temporary:
-        folder = registry.fetch(name, target, Path(temporary))
-        load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {target}")
-    registry.promote(name, CHAMPION, target, expected=champion, reason=f"{ROLLBACK}{reason}", who=who)
+        folder = registry.fetch(name, version, Path(temporary))
+        load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {version}")
+    registry.record(deployment)
+    registry.promote(name, CHAMPION, version, expected=expected, reason=reason, who=who)
     return deployment
 
 

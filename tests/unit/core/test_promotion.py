@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_tasks.artifacts import Intent
-from mlops_tasks.core.promotion import Promote, Standing, champion_before, decide, is_withdrawn, roll_back
+from mlops_tasks.core.promotion import Promote, Standing, champion_before, decide, is_withdrawn, promote, roll_back
 from mlops_tasks.errors import ModelRejected
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
@@ -36,9 +36,9 @@ def play(runs: list[tuple[int, Intent, Promote]], order: tuple[int, ...]) -> tup
     """Let runs finish in an order; return the training day of champion and challenger."""
     held: dict[str, Standing | None] = {"champion": None, "challenger": None}
     for version, at in enumerate(order, start=1):
-        day, intent, promote = runs[at]
+        day, intent, wish = runs[at]
         candidate = standing(version, day)
-        decision = decide(candidate, held["champion"], held["challenger"], intent=intent, promote=promote)
+        decision = decide(candidate, held["champion"], held["challenger"], intent=intent, promote=wish)
         if decision.alias != "none":
             held[decision.alias] = candidate
     days = [None if item is None else (item.training_end - START).days for item in held.values()]
@@ -54,7 +54,7 @@ runs = st.lists(
 
 @given(runs)
 def test_the_champion_is_the_same_in_every_completion_order(runs: list[tuple[int, Intent, Promote]]) -> None:
-    promotable = [day for day, intent, promote in runs if intent not in {"backfill", "reproduce"} and promote == "auto"]
+    promotable = [day for day, intent, wish in runs if intent not in {"backfill", "reproduce"} and wish == "auto"]
     champions = {play(runs, order)[0] for order in itertools.permutations(range(len(runs)))}
     assert champions == {max(promotable, default=None)}
 
@@ -78,8 +78,8 @@ def test_every_decision_says_why() -> None:
         (day60, day30, later, "manual", "ask", False, "none", f"{ASKED}, and the challenger's training ends later"),
         (day60, day30, None, "manual", "ask", False, "challenger", ASKED),
     ]
-    for candidate, champion, challenger, intent, promote, withdrawn, alias, reason in cases:
-        decision = decide(candidate, champion, challenger, intent=intent, promote=promote, withdrawn=withdrawn)
+    for candidate, champion, challenger, intent, wish, withdrawn, alias, reason in cases:
+        decision = decide(candidate, champion, challenger, intent=intent, promote=wish, withdrawn=withdrawn)
         assert (decision.alias, decision.reason) == (alias, reason)
 
 
@@ -153,3 +153,15 @@ def test_rollback_loads_its_target_before_it_moves_anything(ports: Ports) -> Non
     with pytest.raises(ModelRejected, match="model shop version 1 does not load"):
         roll_back(ports.registry, "shop", reason="", who="ann")
     assert ports.registry.alias("shop", "champion") == 2
+
+
+def test_a_person_promotes_a_challenger_and_that_withdraws_nothing(ports: Ports) -> None:
+    deploy.run(DeploySpec(promote="ask"), make_verdict(ports.store, days=45), ports=ports)
+    assert ports.registry.deployment("shop", 3).alias == "challenger"
+    deployment = promote(ports.registry, "shop", 3, reason="approved", who="ann")
+    assert (deployment.alias, ports.registry.alias("shop", "champion")) == ("champion", 3)
+    assert ports.registry.deployment("shop", 3) == deployment
+    assert promote(ports.registry, "shop", 3, reason="approved again", who="ann") == deployment
+    history = ports.registry.history("shop")
+    assert (history[-1]["reason"], history[-1]["who"]) == ("approved", "ann")
+    assert not is_withdrawn(history, 2)
