@@ -58,12 +58,13 @@ class Checks:
     results: list[Any]
 
 
-def check(tables: Mapping[str, pd.DataFrame], expectations: Sequence[Expectation]) -> Checks:
+def check(tables: Mapping[str, pd.DataFrame], expectations: Sequence[Expectation], place: str = "expectations") -> Checks:
     """Check each window's rows against the expectations.
 
     Args:
         tables: window label -> rows; at least one.
         expectations: in Great Expectations' names.
+        place: where the expectations stand in pipeline.yaml, for messages.
 
     Raises:
         SpecError: an expectation, argument or column that does not exist.
@@ -71,11 +72,15 @@ def check(tables: Mapping[str, pd.DataFrame], expectations: Sequence[Expectation
     """
     import pandas as pd  # noqa: PLC0415 - keeps the module light
 
-    engine = _Engine()
-    built = [_build(item, order) for order, item in enumerate(expectations)]
+    engine = _Engine(place)
+    built = [_build(item, order, place) for order, item in enumerate(expectations)]
     union = pd.concat(tables.values(), ignore_index=True) if len(tables) > 1 else next(iter(tables.values()))
     document = engine.validate(union, built)
-    sure = {o for o, item in enumerate(expectations) if len(tables) == 1 or (document[o].success and _is_rowwise(item))}
+    sure = {
+        o
+        for o, item in enumerate(expectations)
+        if len(tables) == 1 or (document[o].success and _is_rowwise(item) and _same_types(item, union, tables))
+    }
     unsure = [o for o in range(len(built)) if o not in sure]
     outcomes: dict[str, list[Checked]] = {}
     for label, table in tables.items():
@@ -102,7 +107,8 @@ def failures(checked: Sequence[Checked]) -> list[str]:
 class _Engine:
     """An ephemeral Great Expectations context with one in-memory data source."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self._place = place
         self._gx = _great_expectations()
         from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415 - seconds to import
 
@@ -118,7 +124,7 @@ class _Engine:
         suite = self._gx.ExpectationSuite(name="expectations", expectations=list(expectations))
         batch = self._batches.get_batch({"dataframe": table})
         results = batch.validate(suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 0}).results
-        return {result.expectation_config.meta["order"]: _without_rows(result, table) for result in results}
+        return {result.expectation_config.meta["order"]: _without_rows(result, table, self._place) for result in results}
 
 
 def _great_expectations() -> Any:
@@ -128,20 +134,20 @@ def _great_expectations() -> Any:
     return great_expectations
 
 
-def _build(item: Expectation, order: int) -> Any:
+def _build(item: Expectation, order: int, place: str) -> Any:
     """Make Great Expectations' object of an expectation. Raises: SpecError."""
     known = {_snake(name): name for name in dir(_great_expectations().expectations) if name.startswith("Expect")}
     if item.expect not in known:
         near = difflib.get_close_matches(item.expect, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        msg = f"expectations: {item.expect!r} is not an expectation of Great Expectations{hint}"
+        msg = f"{place}[{order}]: {item.expect!r} is not an expectation of Great Expectations{hint}"
         raise SpecError(msg)
     kind = getattr(_great_expectations().expectations, known[item.expect])
     try:
         return kind(**item.kwargs, meta={"order": order})
     except (ValueError, TypeError) as error:  # pydantic v1's ValidationError is a ValueError
         why = " ".join(str(error).split())[:300]
-        msg = f"expectations: {item.expect} does not accept {dict(item.kwargs)}: {why}"
+        msg = f"{place}[{order}]: {item.expect} does not accept {dict(item.kwargs)}: {why}"
         raise SpecError(msg) from error
 
 
@@ -153,20 +159,39 @@ def _is_rowwise(item: Expectation) -> bool:
     return item.expect in ROWWISE and item.kwargs.get("mostly", 1) == 1
 
 
-def _without_rows(result: Any, table: pd.DataFrame) -> Any:
+def _same_types(item: Expectation, union: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> bool:
+    """Tell whether rows look the same in the union: pandas makes integers beside nulls floats, whose text differs."""
+    return all(table[name].dtype == union[name].dtype for table in tables.values() for name in _columns_of(item.kwargs))
+
+
+def _without_rows(result: Any, table: pd.DataFrame, place: str) -> Any:
     """Reduce a result to counts and aggregates, in plain Python numbers (the renderer refuses numpy's).
 
     Raises: SpecError when the expectation could not be computed at all.
     """
     details = result.exception_info or {}
-    for info in [details, *(v for v in details.values() if isinstance(v, dict))]:
-        if info.get("raised_exception"):
-            why = str(info.get("exception_message")).splitlines()[0]
-            config = result.expectation_config
-            msg = f"expectations: {config.type} on {config.kwargs.get('column', 'the table')!r} can't be computed: {why}; it has {list(table.columns)}"
-            raise SpecError(msg)
+    if any(info.get("raised_exception") for info in [details, *(v for v in details.values() if isinstance(v, dict))]):
+        config = result.expectation_config
+        raise SpecError(f"{place}[{config.meta['order']}]: {config.type} {_why_impossible(_columns_of(config.kwargs), table)}")
     result.result = {key: _plain(value) for key, value in result.result.items() if key in KEPT}
     return result
+
+
+def _why_impossible(columns: Sequence[str], table: pd.DataFrame) -> str:
+    """Say why by names and types alone: the engine's own words quote values of rows."""
+    absent = [name for name in columns if name not in table.columns]
+    if absent:
+        near = difflib.get_close_matches(absent[0], map(str, table.columns), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(str, table.columns))}"
+        return f"names column {absent[0]!r}, which the table does not have; {hint}"
+    types = ", ".join(f"column {name!r} of type {table[name].dtype}" for name in columns) or "the table"
+    return f"can't be computed on {types}; use one that fits the type, or change the column's type"
+
+
+def _columns_of(kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the columns that an expectation's arguments name."""
+    named = [value for key, value in kwargs.items() if key in {"column", "column_A", "column_B"}]
+    return [str(name) for name in [*named, *kwargs.get("column_list", [])]]
 
 
 KEPT = ("element_count", "unexpected_count", "unexpected_percent", "missing_count", "missing_percent", "observed_value")
@@ -180,34 +205,21 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(item: Expectation, result: Any, rows: int) -> Checked:
-    found = result.result
-    if "unexpected_count" in found:
-        observed = f"{found['unexpected_count']} unexpected of {found.get('element_count', rows)} values" if not result.success else f"0 unexpected of {rows} values"
-        if result.success and item.kwargs.get("mostly", 1) != 1:
-            observed = f"{found['unexpected_count']} unexpected of {found.get('element_count', rows)} values"
-    else:
-        observed = str(found.get("observed_value"))
-    columns = [str(value) for key, value in item.kwargs.items() if key.startswith("column") and isinstance(value, str)]
     asked = ", ".join(f"{key}={value}" for key, value in item.kwargs.items() if not key.startswith("column"))
-    return Checked(expect=item.expect, column=", ".join(columns), success=bool(result.success), observed=observed, asked=asked or "it")
-
-
-def render_docs(results: Sequence[Any], title: str) -> str:
-    """Render results as one page of Great Expectations' Data Docs."""
-    _great_expectations()
-    from great_expectations.core import ExpectationSuiteValidationResult  # noqa: PLC0415 - seconds to import
-    from great_expectations.render.renderer import ValidationResultsPageRenderer  # noqa: PLC0415 - likewise
-    from great_expectations.render.view import DefaultJinjaPageView  # noqa: PLC0415 - likewise
-
-    met = sum(bool(result.success) for result in results)
-    statistics = {
-        "evaluated_expectations": len(results),
-        "successful_expectations": met,
-        "unsuccessful_expectations": len(results) - met,
-        "success_percent": 100.0 * met / len(results) if results else 100.0,
-    }
-    whole = ExpectationSuiteValidationResult(
-        success=met == len(results), results=list(results), suite_name=title, statistics=statistics, meta={}
+    return Checked(
+        expect=item.expect,
+        column=", ".join(_columns_of(item.kwargs)),
+        success=bool(result.success),
+        observed=_observed(item, result, rows),
+        asked=asked or "it",
     )
-    page: str = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(whole))
-    return page
+
+
+def _observed(item: Expectation, result: Any, rows: int) -> str:
+    """Say what was seen. What holds of all rows of a range is told by the window's own number of rows."""
+    found = result.result
+    if "unexpected_count" not in found:
+        return str(found.get("observed_value", "no such column" if item.expect == "expect_column_to_exist" else None))
+    if result.success and _is_rowwise(item):
+        return f"0 unexpected of {rows} values"
+    return f"{found['unexpected_count']} unexpected of {found.get('element_count', rows)} values"

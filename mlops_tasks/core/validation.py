@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.artifacts import FileRef, Window
-from mlops_tasks.core.expectations import Checked, check, failures, render_docs
+from mlops_tasks.core.data_docs import render_docs
+from mlops_tasks.core.expectations import Checked, check, failures
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.errors import DataRejected
 from mlops_tasks.specs import Expectation
@@ -42,7 +43,9 @@ class Proof:
     files: tuple[FileRef, ...]
 
 
-def prove(batches: Sequence[Batch], expectations: Mapping[str, Sequence[Expectation]], *, kind: str, ports: Ports) -> list[Proof]:
+def prove(
+    batches: Sequence[Batch], expectations: Mapping[str, Sequence[Expectation]], *, kind: str, ports: Ports
+) -> list[Proof]:
     """Check every window; publish `result.json` for each and one page of Data Docs for all.
 
     Args:
@@ -62,15 +65,18 @@ def prove(batches: Sequence[Batch], expectations: Mapping[str, Sequence[Expectat
     with ports.progress.bar(f"validate {kind}", len(batches)) as bar:
         for some in _passes(batches):
             for table, asked in expectations.items():
-                checks = check({b.window.label: _read(b.files[table], asked, ports) for b in some}, asked)
+                checks = check({b.window.label: _read(b.files[table], asked, ports) for b in some}, asked, _place(kind, table))
                 results += checks.results
                 for label, checked in checks.windows.items():
-                    named = f"{table}." if len(expectations) > 1 else ""
-                    outcomes[label] += [c.model_copy(update={"column": f"{named}{c.column}"}) for c in checked]
+                    outcomes[label] += checked if len(expectations) == 1 else [_named(table, item) for item in checked]
             bar.advance(len(some))
     docs = _publish_docs(results, batches, kind, ports)
     _refuse_failures(outcomes, batches, kind, docs, ports)
     return [_publish(batch, outcomes[batch.window.label], docs, kind, ports) for batch in batches]
+
+
+def _named(table: str, item: Checked) -> Checked:
+    return item.model_copy(update={"column": f"{table}.{item.column}" if item.column else table})
 
 
 def _passes(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
@@ -89,18 +95,28 @@ def _passes(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
 
 
 def _read(ref: FileRef, asked: Sequence[Expectation], ports: Ports) -> pd.DataFrame:
-    """Read the columns that expectations name, and one at least, so that rows can be counted."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the module light
+    """Read the columns that expectations name, and one at least, so that rows can be counted; N rows."""
+    import pyarrow as pa  # noqa: PLC0415 - keeps the module light
+    import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
 
     path = ports.store.open_local(ref)
     have = pq.read_schema(path).names
     named = {v for item in asked for key, v in item.kwargs.items() if key.startswith("column") and isinstance(v, str)}
     named |= {v for item in asked for v in item.kwargs.get("column_list", [])}
-    whole_table = any("columns" in item.expect and "column_list" not in item.kwargs for item in asked)
+    whole_table = any(
+        ("columns" in item.expect and "column_list" not in item.kwargs) or "row_condition" in item.kwargs for item in asked
+    )
     columns = have if whole_table else [name for name in have if name in named] or have[:1]
-    frame: pd.DataFrame = pq.ParquetFile(path).read(columns=columns).to_pandas()
-    flags = frame.select_dtypes("bool").columns
-    return frame.astype(dict.fromkeys(flags, "float64"))  # so that rates of flags can be asked for
+    table = pq.ParquetFile(path).read(columns=columns)
+    # Flags as numbers, so that their rates can be asked for, also where some are null.
+    types = [pa.float64() if pa.types.is_boolean(field.type) else field.type for field in table.schema]
+    frame: pd.DataFrame = table.cast(pa.schema(zip(table.column_names, types, strict=True))).to_pandas()
+    return frame
+
+
+def _place(kind: str, table: str) -> str:
+    """Say where a table's expectations stand in pipeline.yaml."""
+    return f"validate_raw.expectations.{table}" if kind == "raw" else "validate.expectations"
 
 
 def _publish_docs(results: Sequence[Any], batches: Sequence[Batch], kind: str, ports: Ports) -> FileRef | None:
@@ -124,8 +140,8 @@ def _refuse_failures(
     more = f"\n... and {len(broken) - SHOWN_FAILURES} more" if len(broken) > SHOWN_FAILURES else ""
     lines = "\n".join(broken[:SHOWN_FAILURES])
     msg = (
-        f"{ports.run.pipeline}: {kind} data broke {len(broken)} expectation{'s' if len(broken) > 1 else ''}; mend the source or the "
-        f"expectation, then run again (Data Docs: {ports.store.root}/{docs.key})\n{lines}{more}"
+        f"{ports.run.pipeline}: {kind} data broke {len(broken)} expectation{'s' if len(broken) > 1 else ''}; "
+        f"mend the source or the expectation, then run again (Data Docs: {ports.store.root}/{docs.key})\n{lines}{more}"
     )
     raise DataRejected(msg)
 
