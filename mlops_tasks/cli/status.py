@@ -52,7 +52,7 @@ def _windows(store: ArtifactStore, name: str, stage: str) -> list[str]:
 
 def _drift(store: ArtifactStore, name: str, version: int | None) -> list[dict[str, Any]]:
     keys = [key for key in store.list(f"{name}/monitor/{version}/") if key.endswith(".json")]
-    return [{"window": key.rsplit("/", 1)[-1].removesuffix(".json"), **json.loads(store.read(key))} for key in keys[-LATEST:]]
+    return [{**json.loads(store.read(key)), "window": key.rsplit("/", 1)[-1].removesuffix(".json")} for key in keys[-LATEST:]]
 
 
 def _runs(store: ArtifactStore, name: str) -> list[dict[str, Any]]:
