@@ -80,9 +80,9 @@ def _one_hot(codes: npt.NDArray[np.int64], cards: list[int]) -> list[Any]:
 def _as_module(transform: Transform, outputs: int, coefficients: Floats, intercepts: Floats) -> Linear:
     module = Linear(transform, outputs)
     with torch.no_grad():
-        start = module.dense.in_features
-        module.dense.weight.copy_(torch.from_numpy(coefficients[:, :start]))
-        module.dense.bias.copy_(torch.from_numpy(intercepts))
+        start = module.weight.shape[1]
+        module.weight.copy_(torch.from_numpy(coefficients[:, :start]))
+        module.bias.copy_(torch.from_numpy(intercepts))
         for column, embedding in zip(transform.categorical, module.categorical, strict=True):
             end = start + column.cardinality
             embedding.weight.copy_(torch.from_numpy(coefficients[:, start:end].T.copy()))  # type: ignore[operator]  # modules are untyped
@@ -125,9 +125,11 @@ def order_categories(transform: Transform, frame: pd.DataFrame, y: npt.NDArray[n
 
 
 def boosting_design(transform: Transform, frame: pd.DataFrame) -> Floats:
-    """Return numbers (not finite: NaN) and vocabulary indices side by side: float64 [N, Fn + Fc]."""
+    """Return numbers (not finite: NaN) and vocabulary indices side by side: float64 [N, Fn + Fc]; empty columns are 0."""
     numbers = transform.numbers(frame).astype(np.float64)
     numbers[~np.isfinite(numbers)] = np.nan
+    # Without any training value there is nothing to split on, and scikit-learn can't bin it.
+    numbers[:, [len(column.edges) == 0 for column in transform.numeric]] = 0.0
     return np.concatenate([numbers, transform.codes(frame).astype(np.float64)], axis=1)
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 WARM_UP_STEPS = 100
 EVALUATIONS_PER_PASS = 4
+MIN_PASSES = 1
+"""Earlier evaluations don't count: a network that hardly predicts anything yet looks best when the target shifts."""
 MAX_GRADIENT_NORM = 1.0
 SCORING_ROWS = 4096
 REPORT_STEPS = 20
@@ -72,7 +74,7 @@ class Evaluation:
     passes: float
     step: int
     train_loss: float
-    validation_loss: float
+    validation_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,7 @@ class _State:
     """What a checkpoint holds."""
 
     step: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
+    evaluated_step: int = 0
     best_loss: float = math.inf
     best_step: int = 0
     stale: int = 0
@@ -181,6 +182,7 @@ class Trainer:
             if isinstance(module, Dropout):
                 module.generator = self.generator
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.loss_sum = torch.zeros((), device=self.device)  # stays on the device: reading it waits for the step
         self.state = _State()
         self._started = (0.0, 0)
         if watch.slot is not None:
@@ -222,6 +224,7 @@ class Trainer:
         self.optimizer.step()
         self.state.step += 1
         self._update_average()
+        self.loss_sum += loss.detach()
         return loss.detach()
 
     def _next_index(self) -> Tensor:
@@ -241,7 +244,6 @@ class Trainer:
         if self.state.step % REPORT_STEPS and self.state.step % self.steps_per_pass:
             return
         value = float(loss)
-        self.state.loss_sum, self.state.loss_count = self.state.loss_sum + value, self.state.loss_count + 1
         start, first = self._started
         rows_s = (self.state.step - first) * self.batch / max(time.perf_counter() - start, 1e-9)
         done = REPORT_STEPS if self.state.step % REPORT_STEPS == 0 else self.state.step % REPORT_STEPS
@@ -249,16 +251,19 @@ class Trainer:
 
     def _evaluate(self, validation: Rows | None) -> None:
         state = self.state
-        loss = math.nan if validation is None else self._validation_loss(validation)
+        loss = None if validation is None else self._validation_loss(validation)
         passes = state.step / self.steps_per_pass
-        train_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
-        state.loss_sum, state.loss_count = 0.0, 0
+        train_loss = float(self.loss_sum) / (state.step - state.evaluated_step)
+        self.loss_sum.zero_()
+        state.evaluated_step = state.step
         evaluation = Evaluation(round(passes, 4), state.step, train_loss, loss)
         state.curve.append(evaluation)
         start, first = self._started
         self.watch.on_evaluation(evaluation, (state.step - first) * self.batch / max(time.perf_counter() - start, 1e-9))
-        if validation is None or loss < state.best_loss:
-            state.best_loss, state.best_step, state.stale = (math.inf if validation is None else loss), state.step, 0
+        if state.step < MIN_PASSES * self.steps_per_pass and loss is not None:
+            return
+        if loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, state.stale = (math.inf if loss is None else loss), state.step, 0
             self.best = {name: p.clone() for name, p in self.average.items()}
         else:
             state.stale += 1
@@ -279,6 +284,7 @@ class Trainer:
             arrays[f"average/{name}"] = _to_numpy(self.average[name])
             arrays[f"best/{name}"] = _to_numpy(self.best[name])
             arrays |= {f"adam/{key}/{name}": _to_numpy(value) for key, value in moments.items()}
+        arrays["loss_sum"] = _to_numpy(self.loss_sum)
         facts = {**vars(self.state), "curve": [vars(e) for e in self.state.curve]}
         slot.save(arrays, facts)
 
@@ -289,6 +295,7 @@ class Trainer:
             return
         arrays, facts = found
         self.state = _State(**{**facts, "curve": [Evaluation(**e) for e in facts["curve"]]})
+        self.loss_sum.copy_(torch.from_numpy(arrays["loss_sum"]))
         for name, parameter in self.parameters.items():
             parameter.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
             self.average[name].copy_(torch.from_numpy(arrays[f"average/{name}"]))

@@ -55,14 +55,16 @@ def pinned(threads: int, device: torch.device) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True)
+    if device.type == "cuda":  # the CPU kernels used here repeat bit for bit, and the call imports a compiler for a second
+        torch.use_deterministic_algorithms(mode=True)
     torch.backends.cudnn.benchmark = False
     try:
         with threadpool_limits(threads):
             yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(mode=strict)
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(mode=strict)
         torch.backends.cudnn.benchmark = benchmark
 
 

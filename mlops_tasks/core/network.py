@@ -51,9 +51,10 @@ class Standardiser(nn.Module):
     def forward(self, x_BF: Tensor) -> tuple[Tensor, Tensor]:
         """Map raw numbers [B, Fn] to standardised ones [B, U] and missing flags [B, M]; not finite is missing."""
         known_BF = x_BF.abs() <= FLOAT_MAX
-        x_BU = torch.where(known_BF[:, self.used], x_BF[:, self.used], self.median)
+        known_BU, x_BU = known_BF.index_select(1, self.used), x_BF.index_select(1, self.used)
+        x_BU = torch.where(known_BU, x_BU, self.median)
         x_BU = (torch.minimum(torch.maximum(x_BU, self.low), self.high) - self.mean) / self.std
-        return x_BU, 1.0 - known_BF[:, self.flagged].to(torch.float32)
+        return x_BU, 1.0 - known_BF.index_select(1, self.flagged).to(torch.float32)
 
 
 class PiecewiseLinear(nn.Module):
@@ -203,12 +204,15 @@ class Linear(nn.Module):
         super().__init__()
         numbers = sum(c.varies for c in transform.numeric)
         flags = sum(c.has_nulls for c in transform.numeric)
-        self.dense = nn.Linear(numbers + flags, outputs)
+        self.weight = nn.Parameter(torch.zeros(outputs, numbers + flags))
+        self.bias = nn.Parameter(torch.zeros(outputs))
         self.categorical = nn.ModuleList(nn.Embedding(c.cardinality, outputs) for c in transform.categorical)
 
     def forward(self, x_BU: Tensor, flags_BM: Tensor, codes_BC: Tensor) -> Tensor:
         """Map a batch to outputs [B, 1, O]."""
-        out: Tensor = self.dense(torch.cat([x_BU, flags_BM], dim=1)) if self.dense.in_features else self.dense.bias
+        out: Tensor = self.bias
+        if self.weight.shape[1]:
+            out = torch.cat([x_BU, flags_BM], dim=1) @ self.weight.T + out
         for i, embedding in enumerate(self.categorical):
             out = out + embedding(codes_BC[:, i])
         return out.unsqueeze(1)

@@ -98,7 +98,7 @@ class Session:
                 f"{name}.rows_per_second": rows_s,
                 f"{name}.passes": evaluation.passes,
             }
-            known = {key: value for key, value in values.items() if np.isfinite(value)}
+            known = {key: value for key, value in values.items() if value is not None and np.isfinite(value)}
             self.tracked.metrics(known, step=evaluation.step)
 
         slot = Slot(self.ports.store, f"{self.prefix}/{name}.npz", every_s)
