@@ -168,7 +168,7 @@ def promote(registry: ModelRegistry, name: str, version: int, *, reason: str, wh
 
 
 def _prove_and_move(
-    registry: ModelRegistry, name: str, version: int, expected: int | None, reason: str, who: str
+    registry: ModelRegistry, name: str, version: int, *, expected: int | None, reason: str, who: str
 ) -> Deployment:
     deployment = deployment_of(registry, name, version).model_copy(update={"alias": CHAMPION})
     with tempfile.TemporaryDirectory() as temporary:
