@@ -1,6 +1,6 @@
 """Predictions of a candidate and of what it must beat to everything that is known of it on the test split."""
 
-# ruff: noqa: N806, N815 - an array's name ends with its shape, whose axes are capitals
+# ruff: noqa: N803, N806, N815 - an array's name ends with its shape, whose axes are capitals
 
 from __future__ import annotations
 
@@ -165,23 +165,12 @@ def evaluate(spec: EvaluateSpec, test: TestSet, models: Models) -> Evaluation:
         DataRejected: one of the candidate's metrics is undefined on these rows.
 
     """
-    resampling = Resampling(spec.bootstrap, spec.confidence)
     group_N = _days(test) if spec.resample == "day" else None
-    comparison = compare(models.scored, resampling, group_N=group_N)
+    comparison = compare(models.scored, Resampling(spec.bootstrap, spec.confidence), group_N=group_N)
     _refuse_undefined(comparison, test)
     candidate = models.scored["candidate"]
     headline = spec.gates[0].metric if spec.gates else HEADLINE[candidate.task]
-    tables = tuple(
-        measure_slice(
-            item,
-            test.frame[item.column],
-            candidate,
-            resampling,
-            greater=METRICS[item.metric].greater_is_better,
-            group_N=group_N,
-        )
-        for item in spec.slices
-    )
+    tables = _slice_tables(spec, test, candidate, group_N)
     judgements = (*judge_gates(spec.gates, comparison, models.absent), *judge_slices(tables))
     unit, periods = measure_periods(test.frame[test.event_time], test.window, models.scored, headline)
     columns = [*test.signature.numeric, *test.signature.categorical]
@@ -209,6 +198,20 @@ def evaluate(spec: EvaluateSpec, test: TestSet, models: Models) -> Evaluation:
         importance_rows=sampled,
         importance_repeats=count_repeats(sampled, len(columns)),
         plots=_plots(models.scored, list(test.signature.classes)),
+    )
+
+
+def _slice_tables(spec: EvaluateSpec, test: TestSet, candidate: Predictions, group_N: Ints | None) -> tuple[SliceTable, ...]:
+    return tuple(
+        measure_slice(
+            item,
+            test.frame[item.column],
+            candidate,
+            Resampling(spec.bootstrap, spec.confidence),
+            greater=METRICS[item.metric].greater_is_better,
+            group_N=group_N,
+        )
+        for item in spec.slices
     )
 
 

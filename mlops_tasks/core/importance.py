@@ -57,13 +57,12 @@ def permutation_importance(
         most_rows: a seeded sample of so many rows is used.
         seed: of the sample and the shuffles.
 
-    Source: Breiman 2001, Random Forests, section 10; on held-out rows as in Fisher et al. 2019.
+    Source: Breiman 2001, Random Forests, section 10; here on held-out rows.
 
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(frame))[:most_rows])
-    rows = frame.iloc[chosen].reset_index(drop=True)
-    truth_N = predictions.truth_N[chosen]
+    rows, truth_N = frame.iloc[chosen].reset_index(drop=True), predictions.truth_N[chosen]
     sign = 1.0 if METRICS[metric].greater_is_better else -1.0
 
     def value(score_N: Floats) -> float:

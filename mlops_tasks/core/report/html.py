@@ -69,41 +69,7 @@ def draw_plots(evaluation: Evaluation) -> dict[str, Markup]:
     # Matplotlib takes a second to import, which only the report should cost.
     from mlops_tasks.core.report import charts  # noqa: PLC0415
 
-    plots, found = evaluation.plots, {}
-    contenders = {contender.name: contender for contender in evaluation.contenders}
-
-    def labels(metric: str, short: str) -> dict[str, str]:
-        return {
-            n: f"{TITLES[n]}, {short} {c.metrics[metric].value or 0.0:.3f}"
-            for n, c in contenders.items()
-            if metric in c.metrics
-        }
-
-    if evaluation.task == "binary":
-        found["roc"] = charts.draw_lines(
-            "roc", plots.roc, "false positive rate", "true positive rate", diagonal=True, labels=labels("roc_auc", "AUC")
-        )
-        found["precision_recall"] = charts.draw_lines(
-            "pr", plots.precision_recall, "recall", "precision", diagonal=False, labels=labels("average_precision", "AP")
-        )
-    if plots.calibration:
-        several = evaluation.task == "multiclass"
-        found["calibration"] = charts.draw_calibration(
-            plots.calibration,
-            "confidence" if several else "predicted probability",
-            "share right" if several else "observed share",
-        )
-    if plots.scores is not None:
-        threshold = contenders["candidate"].threshold
-        axis = (
-            "confidence in the decided class"
-            if evaluation.task == "multiclass"
-            else f"predicted probability of {evaluation.classes[1]}"
-        )
-        found["scores"] = charts.draw_histogram("scores", plots.scores, axis, threshold)
-    if plots.residuals is not None and plots.predicted_actual is not None:
-        found["residuals"] = charts.draw_histogram("residuals", plots.residuals, "predicted minus actual")
-        found["predicted_actual"] = charts.draw_grid(plots.predicted_actual, "predicted", "actual")
+    found = _draw_regression(evaluation) if evaluation.task == "regression" else _draw_classes(evaluation)
     found["periods"] = charts.draw_periods(evaluation.periods, evaluation.period_unit, evaluation.headline)
     verb = "falls" if METRICS[evaluation.headline].greater_is_better else "rises"
     if evaluation.importance:
@@ -112,6 +78,40 @@ def draw_plots(evaluation: Evaluation) -> dict[str, Markup]:
         if any(value.estimate.value is not None for value in table.groups):
             found[f"slice{at}"] = charts.draw_slice(table)
     return {name: Markup(svg) for name, svg in found.items()}  # noqa: S704 - our own drawing; texts in it are escaped by Matplotlib
+
+
+def _draw_regression(evaluation: Evaluation) -> dict[str, str]:
+    from mlops_tasks.core.report import charts  # noqa: PLC0415 - as above
+
+    plots, found = evaluation.plots, {}
+    if plots.residuals is not None and plots.predicted_actual is not None:
+        found["residuals"] = charts.draw_histogram("residuals", plots.residuals, "predicted minus actual")
+        found["predicted_actual"] = charts.draw_grid(plots.predicted_actual, "predicted", "actual")
+    return found
+
+
+def _draw_classes(evaluation: Evaluation) -> dict[str, str]:
+    from mlops_tasks.core.report import charts  # noqa: PLC0415 - as above
+
+    plots, several = evaluation.plots, evaluation.task == "multiclass"
+    threshold = next(contender.threshold for contender in evaluation.contenders if contender.name == "candidate")
+    axes = ("confidence", "share right") if several else ("predicted probability", "observed share")
+    found = {"calibration": charts.draw_calibration(plots.calibration, *axes)}
+    if plots.scores is not None:
+        axis = "confidence in the decided class" if several else f"predicted probability of {evaluation.classes[1]}"
+        found["scores"] = charts.draw_histogram("scores", plots.scores, axis, threshold)
+    if not several:
+        auc, precision = _legend(evaluation, "roc_auc", "AUC"), _legend(evaluation, "average_precision", "AP")
+        rates = ("false positive rate", "true positive rate")
+        found["roc"] = charts.draw_lines("roc", plots.roc, *rates, diagonal=True, labels=auc)
+        found["precision_recall"] = charts.draw_lines(
+            "pr", plots.precision_recall, "recall", "precision", diagonal=False, labels=precision
+        )
+    return found
+
+
+def _legend(evaluation: Evaluation, metric: str, short: str) -> dict[str, str]:
+    return {c.name: f"{TITLES[c.name]}, {short} {c.metrics[metric].value or 0.0:.3f}" for c in evaluation.contenders}
 
 
 def render_report(evaluation: Evaluation, details: Details) -> str:
