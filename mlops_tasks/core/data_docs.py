@@ -20,12 +20,15 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #157a4a; --bad: #c3262f; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 2rem; }
 nav, .card, .ge-walkthrough-modal, .modal, .fixed-bottom, #show-walkthrough, .sticky, p.lead { display: none; }
-h4 { font-size: 1.6rem; margin: 0 0 1rem; } h5 { font-size: 1.15rem; margin: 1.6rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+h4 { font-size: 1.6rem; margin: 0 0 1rem; }
+h5 { font-size: 1.15rem; margin: 1.6rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 h6 { font-size: 1rem; margin: 1rem 0 .3rem; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; background: var(--soft); } ul, ol { padding-left: 1.2rem; } a { color: inherit; }
 .badge { background: var(--soft); border-radius: .3rem; padding: 0 .35rem; font-family: ui-monospace, monospace; }
-i[class*=check-circle]::before, i[class*=fa-check]::before { content: "\\2713"; color: var(--good); font-style: normal; font-weight: 700; }
+i[class*=check-circle]::before, i[class*=fa-check]::before {
+  content: "\\2713"; color: var(--good); font-style: normal; font-weight: 700; }
 i[class*=times]::before, i[class*=xmark]::before { content: "\\2717"; color: var(--bad); font-style: normal; font-weight: 700; }
 i[class*=exclamation]::before { content: "!"; color: var(--bad); font-style: normal; font-weight: 700; }
 .collapse:not(.show) { display: none; } a[data-toggle=collapse], button[data-toggle=collapse] { display: none; }
