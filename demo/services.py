@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,9 @@ class Services:
 
     def stop(self) -> dict[str, int]:
         """End all of it; return name -> processes ended."""
-        return self.airflow.stop() | self.processes.stop()
+        with ThreadPoolExecutor() as pool:
+            airflow, others = pool.map(lambda processes: processes.stop(), (self.airflow.processes, self.processes))
+        return airflow | others
 
     def environment(self) -> dict[str, str]:
         """Return what the stages' environment holds beyond the caller's."""
@@ -107,6 +110,7 @@ class Services:
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.state / 'mlflow.db'}",
             "MLFLOW_UI_URL": self.url("mlflow"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for features that nothing here uses
             "GX_ANALYTICS_ENABLED": "false",
             "NO_PROXY": f"{ports.LOOPBACK},localhost",
         }

@@ -39,7 +39,7 @@ def _section(parser: argparse.ArgumentParser) -> str:
         rows = [f"| `{_form(action)}` | {_meaning(parser, action)} |" for action in arguments]
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
     if parser.epilog:
-        parts.append(f"```text\n{inspect.cleandoc(parser.epilog)}\n```")
+        parts.append(f"```text\n{parser.epilog.strip()}\n```")
     return "\n\n".join(part for part in parts if part)
 
 
