@@ -6,7 +6,6 @@ are checked against their sha256 before it counts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import ArtifactStore
 
 PACKAGE = Path(__file__).resolve().parent
-IMPORT = re.compile(r"^\s*(?:from\s+mlops_tasks(\.[\w.]+)\s+import\s+\(?([\w, \n]*)|import\s+mlops_tasks(\.[\w.]+))", re.MULTILINE)
+IMPORT = re.compile(
+    r"^\s*(?:from\s+mlops_tasks(\.[\w.]+)\s+import\s+\(?([\w, \n]*)|import\s+mlops_tasks(\.[\w.]+))", re.MULTILINE
+)
 FOLLOWED = ("stages", "core", "adapters/sources")
 """What can change a result; the rest carries it."""
 ALSO = {"collect": "adapters/sources/__init__.py"}
@@ -75,7 +76,15 @@ def code_digest(stage: str) -> str:
         text = path.read_text(encoding="utf-8")
         seen[name] = digest_of(text)
         todo += _imports(text)
+        if path.name == "__init__.py":
+            seen |= _templates(path.parent)
     return digest_of(seen)
+
+
+def _templates(folder: Path) -> dict[str, str]:
+    """Hash what a package carries beside its code, e.g. a report's templates."""
+    beside = (path for path in folder.glob("templates/*") if path.is_file())
+    return {path.relative_to(PACKAGE).as_posix(): digest_of(path.read_text(encoding="utf-8")) for path in sorted(beside)}
 
 
 def _imports(text: str) -> Iterator[Path]:
@@ -131,6 +140,8 @@ class Cache:
 
     def keep(self, slot: str, depends: Ingredients, result: Artifact) -> None:
         """Remember a published result."""
+        for ref in files_of(result):
+            self._verified.pop(ref.key, None)  # published anew
         record = _Record(ingredients=depends, result=result.model_dump(mode="json"))
         self._store.write(f"{self._folder(depends.stage, slot)}/{depends.fingerprint}.json", record.model_dump_json().encode())
 
@@ -145,21 +156,26 @@ class Cache:
 
     def _why_not(self, folder: str, wanted: Ingredients) -> str:
         """Compare with the slot's earlier results; name what changed against the nearest one."""
-        changes = []
+        changes: list[list[str]] = []
         for key in self._store.list(f"{folder}/"):
             try:
                 earlier = _Record.model_validate_json(self._store.read(key)).ingredients
             except (KeyError, ValidationError):
                 continue
             changes.append(_difference(earlier, wanted))
-        return "; ".join(min(changes, key=len)) if changes else "not made before"
+        if not changes:
+            return "not made before"
+        nearest = min(changes, key=len)
+        return "; ".join(nearest)
 
 
 def _difference(earlier: Ingredients, wanted: Ingredients) -> list[str]:
     changed = [f"spec changed ({', '.join(_changed(earlier.spec, wanted.spec))})"] if earlier.spec != wanted.spec else []
     changed += ["code changed"] if earlier.code != wanted.code else []
     changed += [f"{name} changed" for name in _changed(earlier.libraries, wanted.libraries)]
-    changed += [f"input changed ({', '.join(_changed(earlier.inputs, wanted.inputs)[:3])})"] if earlier.inputs != wanted.inputs else []
+    changed += (
+        [f"input changed ({', '.join(_changed(earlier.inputs, wanted.inputs)[:3])})"] if earlier.inputs != wanted.inputs else []
+    )
     return changed
 
 

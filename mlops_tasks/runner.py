@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from mlops_tasks.artifacts import (
     Artifact,
@@ -41,6 +42,8 @@ from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters, code_version
 
 NO_CHAMPION = "none"
+RESOLVED = ("windows", "champion", "deployment")
+"""What stages consume that comes from the range and the registry, not from an upstream task."""
 
 
 class Handle(Frozen):
@@ -124,9 +127,14 @@ class Runner:
         work = _WORK[stage.name]
         made = work(self, stage, inputs, ports, invocation.recompute)
         handle = self._record(invocation, made.results)
-        links, facts = describe(stage, made.results, ports)
+        links, facts = describe(made.results, ports)
         return Outcome(
-            handle=handle, cached=len(made.results) - made.computed, computed=made.computed, note=made.note, links=links, facts=facts
+            handle=handle,
+            cached=len(made.results) - made.computed,
+            computed=made.computed,
+            note=made.note,
+            links=links,
+            facts=facts,
         )
 
     def results(self, stage: Stage, handle: Handle) -> list[Any]:
@@ -139,7 +147,11 @@ class Runner:
         if hashlib.sha256(data).hexdigest() != handle.digest:
             msg = f"store: {handle.uri}, the result of {stage.name}, was changed since it was handed on; run {stage.name} again"
             raise StoreUnavailable(msg)
-        return [_adapter(stage).validate_python(item) for item in json.loads(data)["results"]]
+        try:
+            return [_adapter(stage).validate_python(item) for item in json.loads(data)["results"]]
+        except ValidationError as error:
+            msg = f"store: {handle.uri} is no result of {stage.name}; give the handle that {stage.name} returned"
+            raise SpecError(msg) from error
 
     def champion(self) -> Deployment | None:
         """Return what serves now, or None. Raises: RegistryUnavailable."""
@@ -156,10 +168,17 @@ class Runner:
             code_version=self._code_version,
             reason=invocation.reason,
             who=invocation.who,
+            description=self.pipeline.description,
+            owner=self.pipeline.owner,
         )
 
     def _inputs(self, stage: Stage, invocation: Invocation, windows: list[Window], ports: Ports) -> dict[str, Any]:
         """Resolve what a stage consumes: windows, the champion, and upstream results by their handles."""
+        handed_on = [name for name in stage.consumes if name not in RESOLVED]
+        unknown = sorted(invocation.inputs.keys() - set(handed_on))
+        if unknown:
+            msg = f"{stage.name}: has no input {unknown[0]!r}; it takes {', '.join(handed_on) or 'none'}"
+            raise SpecError(msg)
         inputs: dict[str, Any] = {}
         for name, kind in stage.consumes.items():
             if name == "windows":
@@ -210,23 +229,31 @@ class Runner:
 
     # What each stage's result depends on, and how it is called.
 
-    def _collect(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - one private signature
+    def _collect(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         sources = self.pipeline.collect.sources
-        whole = {name: ports.sources.fingerprint(source, None) for name, source in sources.items() if source.path or not source.event_time}
+        whole = {
+            name: ports.sources.fingerprint(source, None)
+            for name, source in sources.items()
+            if source.path or not source.event_time
+        }
 
         def depends(window: Window) -> dict[str, str]:
             found = {n: whole.get(n) or ports.sources.fingerprint(s, window) for n, s in sources.items()}
             return {"window": str(window), **found}
 
-        return self._per_window(stage, inputs["windows"], lambda w: w, depends, ports, recompute, lambda todo: {"windows": todo})
+        return self._per_window(
+            stage, inputs["windows"], lambda w: w, depends, ports, recompute=recompute, arguments=lambda todo: {"windows": todo}
+        )
 
-    def _validate_raw(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _validate_raw(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         def depends(item: RawData) -> dict[str, str]:
             return {"raw": item.digest}
 
-        return self._per_window(stage, inputs["raw"], lambda r: r.window, depends, ports, recompute, lambda todo: {"raw": todo})
+        return self._per_window(
+            stage, inputs["raw"], lambda r: r.window, depends, ports, recompute=recompute, arguments=lambda todo: {"raw": todo}
+        )
 
-    def _preprocess(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _preprocess(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         raw: dict[datetime, ValidRaw] = {item.window.start: item for item in inputs["raw"]}
         windows: list[Window] = inputs["windows"]
         missing = [w for w in self._with_lookback(windows) if w.start not in raw]
@@ -241,26 +268,34 @@ class Runner:
         def arguments(todo: list[Window]) -> dict[str, Any]:
             return {"raw": [raw[w.start] for w in self._with_lookback(todo)], "windows": todo}
 
-        return self._per_window(stage, windows, lambda w: w, depends, ports, recompute, arguments)
+        return self._per_window(stage, windows, lambda w: w, depends, ports, recompute=recompute, arguments=arguments)
 
-    def _validate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _validate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         def depends(item: Features) -> dict[str, str]:
             return {"features": item.digest}
 
         return self._per_window(
-            stage, inputs["features"], lambda f: f.window, depends, ports, recompute, lambda todo: {"features": todo}
+            stage,
+            inputs["features"],
+            lambda f: f.window,
+            depends,
+            ports,
+            recompute=recompute,
+            arguments=lambda todo: {"features": todo},
         )
 
-    def _snapshot(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _snapshot(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         features: list[ValidFeatures] = inputs["features"]
         depends = {f.window.label: digest_pair(f) for f in features}
-        return self._single(stage, f"{features[0].window.label}_{features[-1].window.label}", depends, inputs, ports, recompute)
+        return self._single(
+            stage, f"{features[0].window.label}_{features[-1].window.label}", depends, inputs, ports, recompute=recompute
+        )
 
-    def _train(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _train(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         dataset: Dataset = inputs["dataset"]
-        return self._single(stage, f"{dataset.as_of:%Y-%m-%d}", {"dataset": dataset.digest}, inputs, ports, recompute)
+        return self._single(stage, f"{dataset.as_of:%Y-%m-%d}", {"dataset": dataset.digest}, inputs, ports, recompute=recompute)
 
-    def _evaluate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _evaluate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         candidate: Candidate = inputs["candidate"]
         champion: Deployment | None = inputs["champion"]
         depends = {
@@ -268,20 +303,25 @@ class Runner:
             "dataset": inputs["dataset"].digest,
             "champion": champion.fingerprint if champion else NO_CHAMPION,
         }
-        made = self._single(stage, candidate.fingerprint[:16], depends, inputs, ports, recompute)
+        made = self._single(stage, candidate.fingerprint[:16], depends, inputs, ports, recompute=recompute)
         judged = json.dumps({"champion_version": champion.version if champion else None}).encode()
         ports.store.write(_judged_key(self.pipeline.name, candidate), judged)
         return made
 
-    def _deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: FBT001 - likewise
+    def _deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:
         verdict: Verdict = inputs["verdict"]
         depends = {"candidate": verdict.candidate.fingerprint, "verdict": verdict.digest, "intent": _promotes(ports.run.intent)}
         slot = verdict.candidate.fingerprint[:16]
         deployment, _ = self._cache.find(slot, self._ingredients(stage, depends), _adapter(stage))
-        stands = deployment is not None and ports.registry.alias(self.pipeline.name, deployment.alias) == deployment.version
-        return self._single(stage, slot, depends, inputs, ports, recompute or not stands)
+        stands = deployment is not None and deployment.alias == self._alias_of(deployment.version)
+        return self._single(stage, slot, depends, inputs, ports, recompute=recompute or not stands)
 
-    def _monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: ARG002, FBT001 - likewise
+    def _alias_of(self, version: int) -> str:
+        """Return the alias that a version holds now, or `none`."""
+        held = (a for a in ("champion", "challenger") if self.adapters.registry.alias(self.pipeline.name, a) == version)
+        return next(held, "none")
+
+    def _monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, recompute: bool) -> _Made:  # noqa: ARG002 - likewise
         """Decide anew each time: the decision depends on the windows before and on what serves."""
         reports = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=ports)
         return _Made(results=reports, computed=len(reports), reasons=["decided anew"] * len(reports))
@@ -296,7 +336,8 @@ class Runner:
         window_of: Callable[[Any], Window],
         depends: Callable[[Any], dict[str, str]],
         ports: Ports,
-        recompute: bool,  # noqa: FBT001 - likewise
+        *,
+        recompute: bool,
         arguments: Callable[[list[Any]], dict[str, Any]],
     ) -> _Made:
         """Reuse what is there; make all the rest in one call."""
@@ -304,7 +345,9 @@ class Runner:
         found: dict[int, Any] = {}
         reasons: list[str] = []
         for i, item in enumerate(items):
-            result, why = (None, "asked for") if recompute else self._cache.find(window_of(item).label, keys[i], _adapter(stage))
+            result, why = (
+                (None, "asked for") if recompute else self._cache.find(window_of(item).label, keys[i], _adapter(stage))
+            )
             if result is None:
                 reasons.append(why)
             else:
@@ -326,7 +369,8 @@ class Runner:
         depends: Mapping[str, str],
         inputs: Mapping[str, Any],
         ports: Ports,
-        recompute: bool,  # noqa: FBT001 - likewise
+        *,
+        recompute: bool,
     ) -> _Made:
         key = self._ingredients(stage, depends)
         result, why = (None, "asked for") if recompute else self._cache.find(slot, key, _adapter(stage))
@@ -368,7 +412,9 @@ def roll_back(pipeline: str, *, version: int | None, reason: str, who: str, run_
 
     adapters = Adapters()
     before = adapters.registry.alias(pipeline, "champion")
-    deployment = move_back(adapters.registry, pipeline, version, reason=f"{reason} (run {run_id}, {now:%Y-%m-%dT%H:%MZ})", who=who)
+    deployment = move_back(
+        adapters.registry, pipeline, version, reason=f"{reason} (run {run_id}, {now:%Y-%m-%dT%H:%MZ})", who=who
+    )
     return {"from": before, "to": deployment.version}
 
 
@@ -380,13 +426,17 @@ def stage_named(name: str) -> Stage:
     return BY_NAME[name]
 
 
-def describe(stage: Stage, results: Sequence[Any], ports: Ports) -> tuple[dict[str, str], dict[str, Any]]:
+def describe(results: Sequence[Any], ports: Ports) -> tuple[dict[str, str], dict[str, Any]]:
     """Return links and figures of a stage's results, for people and for the tasks that decide."""
     last = results[-1]
     links = {SHOWS[name]: ref.key for ref in last.files if (name := ref.key.rsplit("/", 1)[-1]) in SHOWS}
     facts: dict[str, Any] = {}
     if isinstance(last, RawData):
-        facts = {"windows": len(results), "rows": sum(r.rows for r in results), "duplicates": sum(r.duplicates for r in results)}
+        facts = {
+            "windows": len(results),
+            "rows": sum(r.rows for r in results),
+            "duplicates": sum(r.duplicates for r in results),
+        }
     elif isinstance(last, Features):
         rejected = sum(sum(r.rejected.values()) for r in results)
         facts = {"windows": len(results), "rows": sum(r.rows for r in results), "rejected": rejected}
@@ -436,5 +486,5 @@ def _judged_key(pipeline: str, candidate: Candidate) -> str:
 
 
 def _path_segment(run_id: str) -> str:
-    """Make a run id fit a key: Airflow's ids hold colons and pluses."""
-    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in run_id)
+    """Make a run id fit a key: Airflow's ids hold colons and pluses; a leading dot would hide it or lead away."""
+    return re.sub(r"[^\w.=-]|^\.", "_", run_id, flags=re.ASCII)

@@ -124,10 +124,13 @@ def code_version() -> str:
     if given:
         return given
     try:
-        described = subprocess.run(
+        described = subprocess.run(  # noqa: S603 - our own command line
             ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"],  # noqa: S607 - git of the PATH
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return version("mlops-tasks")
     return described.stdout.strip()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
-import uuid
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlops_tasks.adapters.scratch import scratch, sweep
 from mlops_tasks.artifacts import FileRef
 from mlops_tasks.core.publishing import hash_file
 from mlops_tasks.errors import StoreUnavailable
@@ -27,6 +26,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         """Use `root`, which is created when first written to."""
         self._root = root.resolve()
+        self._swept = False
 
     @property
     def root(self) -> str:
@@ -65,32 +65,52 @@ class LocalStore:
 
     @contextmanager
     def _finished(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
-        """Give a finished, synced temporary file beside its target; remove it if it was not renamed."""
+        """Give a finished, synced temporary file and its target."""
         target = self._path(key)
-        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            yield temporary, target
+            with self._scratch() as folder:
+                temporary = folder / "new"
+                with temporary.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                yield temporary, target
         except OSError as error:
             raise _unavailable(self._root, f"writing {key}", error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+
+    def _scratch(self) -> AbstractContextManager[Path]:
+        """Give a folder for unfinished files; the first one also removes those of processes that were killed."""
+        base = self._root / STAGING
+        if not self._swept:
+            self._swept = True
+            sweep(base)
+        return scratch(base)
 
     def publish(self, source: Path, key: str, *, rows: int | None = None) -> FileRef:
-        """Move a finished file to its key; from another filesystem it is copied beside the target first."""
+        """Move a finished file to its key; from another filesystem it is copied to this one first."""
         target = self._path(key)
         ref = FileRef(key=key, bytes=source.stat().st_size, sha256=hash_file(source), rows=rows)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _sync(source)
-            _move(source, target)
+            self._move(source, target)
         except OSError as error:
             raise _unavailable(self._root, f"publishing {key}", error) from error
         return ref
+
+    def _move(self, source: Path, target: Path) -> None:
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with self._scratch() as folder:
+                copied = folder / "new"
+                shutil.copyfile(source, copied)
+                _sync(copied)
+                copied.replace(target)
+            source.unlink()
 
     def open_local(self, ref: FileRef) -> Path:
         """Return the file's own path: nothing is copied."""
@@ -114,8 +134,14 @@ class LocalStore:
         folder = self._path(prefix.rsplit("/", 1)[0]) if "/" in prefix else self._root
         if not folder.is_dir():
             return
-        keys = (path.relative_to(self._root).as_posix() for path in folder.rglob("*") if path.is_file())
-        yield from sorted(key for key in keys if key.startswith(prefix) and "/." not in f"/{key}")
+        yield from sorted(key for key in self._keys_below(folder) if key.startswith(prefix))
+
+    def _keys_below(self, folder: Path) -> Iterator[str]:
+        """Yield the keys of finished files; a folder that vanishes meanwhile is no error."""
+        for parent, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            below = Path(parent).relative_to(self._root)
+            yield from ((below / name).as_posix() for name in files if not name.startswith("."))
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -124,20 +150,17 @@ class LocalStore:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Give an empty folder on the store's disk, so that publishing is a rename."""
-        base = self._root / STAGING
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=base))
-        except OSError as error:
-            raise _unavailable(self._root, "making a staging folder", error) from error
-        try:
-            yield folder
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise _unavailable(self._root, "writing", error) from error
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self._scratch())
+            except OSError as error:
+                raise _unavailable(self._root, "making a staging folder", error) from error
+            try:
+                yield folder
+            except OSError as error:
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    raise _unavailable(self._root, "writing", error) from error
+                raise
 
     def spark_uri(self, key: str) -> str:
         """Return the key's `file://` URI."""
@@ -147,22 +170,6 @@ class LocalStore:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-        try:
-            shutil.copyfile(source, temporary)
-            _sync(temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        source.unlink()
 
 
 def _unavailable(root: Path, doing: str, error: OSError) -> StoreUnavailable:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 START_TIMEOUT_S = 90
+RETRIES = 6
+LONGEST_PAUSE_MS = 10_000
+"""With Spark's own pauses, 20 s until a server counts as gone; its default is ten minutes. A task's retries wait longer."""
 PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 # What Spark 4.3 opens for itself on Java 17 and later (org.apache.spark.launcher.JavaModuleOptions), less the
 # incubating vector module, which a minimal runtime does not carry.
 JAVA_OPENS = [
@@ -66,12 +71,17 @@ class ConnectSpark:
         self._where = where
         self._memory = memory
         self._session: SparkSession | None = None
+        self._server: LocalServer | None = None
 
     def session(self) -> SparkSession:
         """Return the session. Raises: StoreUnavailable, SpecError."""
-        if self._session is None:
-            url = self._where if self._where.startswith("sc://") else start_for_this_process(self._where, self._memory)
-            self._session = connect(url)
+        if self._server is not None and self._server.process.poll() is not None:
+            self._session = self._server = None  # it was killed: the next try gets another one
+        if self._session is None and self._where.startswith("sc://"):
+            self._session = connect(self._where)
+        elif self._session is None:
+            self._server = start_for_this_process(self._where, self._memory)
+            self._session = connect(self._server.url)
         return self._session
 
     def read(self, uris: Sequence[str]) -> DataFrame:
@@ -79,26 +89,37 @@ class ConnectSpark:
         return self.session().read.parquet(*uris)
 
 
+@dataclass(frozen=True)
+class LocalServer:
+    """A Spark Connect server that this process started."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 def connect(url: str) -> SparkSession:
     """Open a session on a Spark Connect server. Raises: StoreUnavailable."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.errors import PySparkException  # noqa: PLC0415 - seconds to import
     from pyspark.sql import SparkSession  # noqa: PLC0415 - likewise
+    from pyspark.sql.connect.client.retries import DefaultPolicy  # noqa: PLC0415 - likewise
 
     token = os.environ.get("SPARK_CONNECT_AUTHENTICATE_TOKEN")
     try:
         session = SparkSession.builder.remote(url).create()
+        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES, max_backoff=LONGEST_PAUSE_MS)])
         for key, value in SESSION_CONF.items():
             session.conf.set(key, value)
     except (PySparkException, OSError) as error:
         shown = url.replace(token, "***") if token else url
-        msg = f"Spark at {shown} does not answer: {str(error).splitlines()[0][:200]}; start it (`mlops spark`) or unset MLOPS_SPARK"
+        why = str(error).splitlines()[0][:200]
+        msg = f"Spark at {shown} does not answer: {why}; start it (`mlops spark`) or unset MLOPS_SPARK"
         raise StoreUnavailable(msg) from error
     return session
 
 
-def start_for_this_process(master: str, memory: str) -> str:
-    """Start a local server that dies with this process, also by kill -9; return its URL. Raises: StoreUnavailable."""
+def start_for_this_process(master: str, memory: str) -> LocalServer:
+    """Start a local server that dies with this process, also by kill -9. Raises: StoreUnavailable."""
     folder = Path(tempfile.mkdtemp(prefix="mlops-spark-"))
     port = free_port()
     token = os.environ.setdefault("SPARK_CONNECT_AUTHENTICATE_TOKEN", secrets.token_urlsafe(24))
@@ -110,7 +131,7 @@ def start_for_this_process(master: str, memory: str) -> str:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "SPARK_CONNECT_AUTHENTICATE_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1"},
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call of a C library loaded before the fork
         )
 
     def stop() -> None:
@@ -124,7 +145,7 @@ def start_for_this_process(master: str, memory: str) -> str:
 
     atexit.register(stop)
     wait_until_up(server, port, log)
-    return f"sc://localhost:{port}"  # by this name a token may travel without TLS
+    return LocalServer(f"sc://localhost:{port}", server)  # by this name a token may travel without TLS
 
 
 def server_command(master: str, memory: str, port: int, folder: Path, *, short_lived: bool) -> list[str]:
@@ -222,7 +243,8 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None
 def run_server(master: str, memory: str, port: int) -> int:
     """Run a server in the foreground until a signal ends it; return its exit status."""
     with tempfile.TemporaryDirectory(prefix="mlops-spark-") as name:
-        server = subprocess.Popen(server_command(master, memory, port, Path(name), short_lived=False), preexec_fn=_die_with_parent)  # noqa: S603
+        command = server_command(master, memory, port, Path(name), short_lived=False)
+        server = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: S603, PLW1509 - as above
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.terminate())
         return server.wait()
@@ -231,4 +253,4 @@ def run_server(master: str, memory: str, port: int) -> int:
 def _die_with_parent() -> None:
     """Ask the kernel to end the server with us, however we end; elsewhere than on Linux atexit has to do."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.cli.parser import build_parser
@@ -33,10 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted; what was finished is kept\n")
         return INTERRUPTED
     if args.json:
-        print(json.dumps(result, indent=2, default=str))  # noqa: T201 - the command's result
+        print(json.dumps({} if result is None else result, indent=2, default=_plain))  # noqa: T201 - the command's result
     elif result is not None:
         importlib.import_module("mlops_tasks.cli.view").show(args.command, result)
     return 0
+
+
+def _plain(value: object) -> str:
+    """Write times as other programs read them."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _tell(error: PipelineError, args: argparse.Namespace) -> None:

@@ -55,7 +55,12 @@ def _add_range(command: argparse.ArgumentParser) -> None:
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change a key of the spec for this run"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a key of the spec for this run",
     )
     command.add_argument("--reason", default="", help="why, for the ledger and the tracker")
 
@@ -76,9 +81,13 @@ def _add_run(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _c
     )
     _add_name(command)
     _add_range(command)
-    command.add_argument("--promote", choices=("auto", "ask", "never"), help="whether a model that passes its gate serves at once")
+    command.add_argument(
+        "--promote", choices=("auto", "ask", "never"), help="whether a model that passes its gate serves at once"
+    )
     command.add_argument("--trials", type=int, metavar="N", help="hyperparameter trials")
-    command.add_argument("--recompute", choices=STAGES, metavar="STAGE", help="make this stage's results and all after it anew")
+    command.add_argument(
+        "--recompute", choices=STAGES[:-1], metavar="STAGE", help="make this stage's results and all after it anew"
+    )
     _add_overrides(command)
 
 
@@ -118,7 +127,9 @@ def _add_serve(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
     _add_name(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=int, default=8090, help="port (default 8090)")
-    command.add_argument("--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)")
+    command.add_argument(
+        "--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)"
+    )
     command.add_argument("--threads", type=int, default=1, help="ONNX Runtime threads (default 1)")
 
 

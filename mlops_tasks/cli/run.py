@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             loop.step(name)
         except PipelineError as error:
             if not isinstance(error, ModelRejected):
-                runner.adapters.progress.note(f"{name} failed; finished stages are kept: mend it and run\n  {shlex.join(['mlops', *sys.argv[1:]])}")
+                runner.adapters.progress.note(
+                    f"{name} failed; finished stages are kept: mend it and run\n  {shlex.join(['mlops', *sys.argv[1:]])}"
+                )
             raise
     return loop.summary()
 

@@ -73,7 +73,11 @@ def _show_status(console: Console, result: Mapping[str, Any]) -> None:
     windows = [{"stage": stage, **facts} for stage, facts in result["windows"].items()]
     console.print(_rows(f"{result['pipeline']}: windows", windows))
     champion = result["champion"]
-    told = f"version {champion['version']}, trained on {champion['trained_from']:%Y-%m-%d} to {champion['trained_to']:%Y-%m-%d}" if champion else "none yet"
+    told = (
+        f"version {champion['version']}, trained on {champion['trained_from']:%Y-%m-%d} to {champion['trained_to']:%Y-%m-%d}"
+        if champion
+        else "none yet"
+    )
     places = [("champion", told), ("store", result["store"]), ("tracking", result["tracking"])]
     console.print(_pairs("Model", places))
     drift = [{key: row.get(key, "") for key in ("window", "status", "reason")} for row in result["drift"]]

@@ -172,7 +172,9 @@ def _without_rows(result: Any, table: pd.DataFrame, place: str) -> Any:
     details = result.exception_info or {}
     if any(info.get("raised_exception") for info in [details, *(v for v in details.values() if isinstance(v, dict))]):
         config = result.expectation_config
-        raise SpecError(f"{place}[{config.meta['order']}]: {config.type} {_why_impossible(_columns_of(config.kwargs), table)}")
+        why = _why_impossible(_columns_of(config.kwargs), table)
+        msg = f"{place}[{config.meta['order']}]: {config.type} {why}"
+        raise SpecError(msg)
     result.result = {key: _plain(value) for key, value in result.result.items() if key in KEPT}
     return result
 

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 from mlops_tasks.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pyspark.sql import Column, DataFrame, SparkSession
 
     from mlops_tasks.artifacts import FeatureSchema, Window
     from mlops_tasks.specs import PreprocessSpec
 
-WINDOW = "window"
-REASON = "reason"
+WINDOW = "__window"
+"""The partition's name while Spark writes; no column of a source or of the features has it."""
+REASON = "rejected_by"
+"""The column of rejected rows that names the first rule that a row broke."""
+
+
+NUMERIC = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal", "boolean")
+NESTED = ("array", "map", "struct", "binary", "variant")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ def prepare(
 
     """
     primary = tables[spec.primary]
-    reason = _first_broken_rule(session, spec, primary)
+    _require_free_names(primary, spec)
+    reason = _first_broken_rule(spec, primary)
     judged = primary.withColumn(REASON, reason)
     rejected = _within(judged.where(judged[REASON].isNotNull()), time, windows)
     accepted = judged.where(judged[REASON].isNull()).drop(REASON)
@@ -54,12 +61,20 @@ def prepare(
     return Prepared(features=_with_window(features, schema.event_time, windows), rejected=_with_window(rejected, time, windows))
 
 
-def sort_columns(schema: FeatureSchema) -> list[str]:
-    """Return the columns that order the rows of a window, so that the same rows give the same bytes."""
-    return list(dict.fromkeys([schema.event_time, *schema.entity_key]))
+def order_totally(first: Sequence[str], frame: DataFrame) -> list[str]:
+    """Return the columns that order a window's rows: `first`, then all others, so that the same rows give the same bytes."""
+    return list(dict.fromkeys([*first, *(name for name in frame.columns if name != WINDOW)]))
 
 
-def _first_broken_rule(session: SparkSession, spec: PreprocessSpec, primary: DataFrame) -> Column:
+def _require_free_names(primary: DataFrame, spec: PreprocessSpec) -> None:
+    if REASON in primary.columns:
+        msg = (
+            f"collect.sources.{spec.primary}: column {REASON!r} must have another name: rejected rows get a column of this one"
+        )
+        raise SpecError(msg)
+
+
+def _first_broken_rule(spec: PreprocessSpec, primary: DataFrame) -> Column:
     """Return a column with the name of the first rule that a row breaks; a condition that is null is broken."""
     from pyspark.errors import PySparkException  # noqa: PLC0415 - seconds to import
     from pyspark.sql import functions as F  # noqa: N812, PLC0415 - the name that Spark's users know
@@ -115,21 +130,31 @@ def _typed(made: DataFrame, schema: FeatureSchema, where: str) -> DataFrame:
     wanted = dict.fromkeys([schema.event_time, *schema.entity_key, *(c.name for c in schema.columns), schema.label])
     missing = [name for name in wanted if name not in made.columns]
     if missing:
-        label = " (the label)" if schema.label in missing else ""
-        msg = f"{where}: its result lacks {', '.join(missing)}{label}, which `features` in pipeline.yaml asks for; it has {made.columns}"
+        lacking = ", ".join(f"{name} (the label)" if name == schema.label else name for name in missing)
+        has = ", ".join(made.columns)
+        msg = f"{where}: its result lacks {lacking}, which `features` in pipeline.yaml asks for; it has {has}"
         raise SpecError(msg)
-    have = dict(made.dtypes)
-    types = {schema.event_time: "timestamp", **dict.fromkeys(schema.numeric, "double"), **dict.fromkeys(schema.categorical, "string")}
-    for name in schema.numeric:
-        if have[name] in {"string", "binary", "date", "timestamp"} or have[name].startswith(("array", "map", "struct")):
-            msg = f"{where}: column {name} must be numeric, got {have[name]}; cast it, or make its kind categorical"
-            raise SpecError(msg)
-    if have[schema.event_time] not in {"timestamp", "date", "timestamp_ntz"}:
-        msg = f"{where}: column {schema.event_time} must be a timestamp, got {have[schema.event_time]}"
-        raise SpecError(msg)
+    _require_types(dict(made.dtypes), schema, where)
+    types = dict.fromkeys(schema.numeric, "double") | dict.fromkeys(schema.categorical, "string")
+    types[schema.event_time] = "timestamp"
     if schema.task == "regression":
         types[schema.label] = "double"
     return made.select(*(F.col(n).cast(types[n]).alias(n) if n in types else F.col(n) for n in wanted))
+
+
+def _require_types(have: Mapping[str, str], schema: FeatureSchema, where: str) -> None:
+    for name in [*schema.numeric, *([schema.label] if schema.task == "regression" else [])]:
+        if not have[name].startswith(NUMERIC):
+            hint = "cast it" if name == schema.label else "cast it, or make its kind categorical"
+            msg = f"{where}: column {name} must be numeric, got {have[name]}; {hint}"
+            raise SpecError(msg)
+    for name in schema.categorical:
+        if have[name].startswith(NESTED):
+            msg = f"{where}: column {name} must be a text or a code, got {have[name]}; cast it"
+            raise SpecError(msg)
+    if have[schema.event_time] not in {"timestamp", "date", "timestamp_ntz"}:
+        msg = f"{where}: column {schema.event_time} must be a timestamp, got {have[schema.event_time]}; cast it"
+        raise SpecError(msg)
 
 
 def _within(frame: DataFrame, time: str, windows: tuple[Window, ...]) -> DataFrame:
@@ -143,10 +168,9 @@ def _with_window(frame: DataFrame, time: str, windows: tuple[Window, ...]) -> Da
     """Add the label of each row's window: the greatest start that is not after its event time."""
     from pyspark.sql import functions as F  # noqa: N812, PLC0415 - the name that Spark's users know
 
-    unit = _truncation(windows[0])
-    start = F.date_trunc(unit, F.col(time))
-    pattern = "yyyy-MM-dd'T'HH" if unit == "hour" else "yyyy-MM-dd"
-    return frame.withColumn(WINDOW, F.date_format(start, pattern))
+    start = F.date_trunc(_truncation(windows[0]), F.col(time))
+    day, hour = F.date_format(start, "yyyy-MM-dd"), F.date_format(start, "yyyy-MM-dd'T'HH")
+    return frame.withColumn(WINDOW, F.when(F.hour(start) == 0, day).otherwise(hour))  # as `Window.label` has it
 
 
 def _truncation(window: Window) -> str:

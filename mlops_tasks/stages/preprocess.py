@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Features, ValidRaw, Window
-from mlops_tasks.core.features import REASON, WINDOW, Prepared, first_line, prepare, sort_columns
+from mlops_tasks.core.features import REASON, WINDOW, Prepared, first_line, order_totally, prepare
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.windows import contiguous
 from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
@@ -64,9 +65,10 @@ def _make(spec: PreprocessSpec, batch: tuple[Window, ...], needed: list[ValidRaw
     time = spec.primary_time
     with ports.store.staging() as staging, _spark_errors(spec, batch):
         prepared = prepare(session, spec, _tables(spec, needed, ports), time, batch)
-        keys = sort_columns(spec.feature_schema)
-        _write(prepared.features, staging / "features", keys, len(batch))
+        schema = spec.feature_schema
+        _write(prepared.features, staging / "features", [schema.event_time, *schema.entity_key], len(batch))
         _write(prepared.rejected, staging / "rejected", [time, REASON], len(batch))
+        _require_known(staging, batch)
         empty = _empty(prepared)
         return [_publish(spec, window, staging, empty, ports) for window in batch]
 
@@ -81,11 +83,20 @@ def _tables(spec: PreprocessSpec, needed: list[ValidRaw], ports: Ports) -> dict[
     return tables
 
 
-def _write(frame: DataFrame, folder: Path, keys: list[str], windows: int) -> None:
+def _write(frame: DataFrame, folder: Path, first: list[str], windows: int) -> None:
     """Write one sorted file a window."""
     parts = max(1, min(windows, 8))
-    ordered = frame.repartition(parts, WINDOW).sortWithinPartitions(WINDOW, *keys)
+    ordered = frame.repartition(parts, WINDOW).sortWithinPartitions(WINDOW, *order_totally(first, frame))
     ordered.write.partitionBy(WINDOW).parquet(folder.as_uri())
+
+
+def _require_known(staging: Path, batch: tuple[Window, ...]) -> None:
+    """Make sure that no rows were written for a window that nobody asked for: they would be lost in silence."""
+    labels = {f"{WINDOW}={window.label}" for window in batch}
+    strange = sorted(f.name for f in staging.glob(f"*/{WINDOW}=*") if f.name not in labels)
+    if strange:
+        msg = f"Spark wrote rows of {strange[0]}, which is none of the windows {sorted(labels)[:3]}"
+        raise RuntimeError(msg)
 
 
 def _empty(prepared: Prepared) -> pa.Table:
@@ -156,17 +167,30 @@ def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...]) -> Iterator[N
             msg = f"{where}: Spark does not accept it: {first_line(error)}"
             raise SpecError(msg) from error
         if isinstance(error, SparkConnectGrpcException) and error.getCondition() is None:
-            msg = f"{where}: Spark stopped answering: {first_line(error)}; run again, with more memory (MLOPS_SPARK_MEMORY) if it was killed"
+            msg = (
+                f"{where}: Spark stopped answering: {first_line(error)}; "
+                "run again, with more memory (MLOPS_SPARK_MEMORY) if it was killed"
+            )
             raise StoreUnavailable(msg) from error
-        msg = f"{where}: a value breaks the features: {_cause(error)}; mend the features (try_cast, nullif, ...) or add a row rule"
+        msg = (
+            f"{where}: a value breaks the features: {_cause(error)}; "
+            "mend the features (try_cast, nullif, ...) or add a row rule"
+        )
         raise DataRejected(msg) from error
 
 
 USER_ERRORS = frozenset({"PARSE_SYNTAX_ERROR", "UNRESOLVED_COLUMN.WITH_SUGGESTION", "TABLE_OR_VIEW_NOT_FOUND"})
 
 
+QUOTED_VALUE = re.compile(r"\bThe value .*?(?= (?:of the type|cannot|can't)\b)", re.DOTALL)
+"""Where Spark quotes a value of a row: values may be private, and messages go to logs."""
+
+
 def _cause(error: Exception) -> str:
     """Find the line of a failed Spark job that names its error class, e.g. `[DIVIDE_BY_ZERO] ...`."""
     lines = [line.strip() for line in str(error).splitlines()]
-    named = [line[line.index("[") :] for line in lines if "[" in line and "]" in line and line[line.index("[") + 1 :][:1].isupper()]
-    return (named or lines or [type(error).__name__])[0][:300]
+    named = [
+        line[line.index("[") :] for line in lines if "[" in line and "]" in line and line[line.index("[") + 1 :][:1].isupper()
+    ]
+    line = (named or lines or [type(error).__name__])[0]
+    return QUOTED_VALUE.sub("A value", line)[:300]
