@@ -98,7 +98,8 @@ class Services:
         """End all of it; return name -> processes ended."""
         with ThreadPoolExecutor() as pool:
             airflow, others = pool.map(lambda processes: processes.stop(), (self.airflow.processes, self.processes))
-        return airflow | others
+        ended: dict[str, int] = airflow | others
+        return ended
 
     def environment(self) -> dict[str, str]:
         """Return what the stages' environment holds beyond the caller's."""

@@ -6,7 +6,7 @@ import argparse
 import inspect
 from typing import TYPE_CHECKING
 
-from mlops_tasks.cli import build_parser
+from mlops_tasks.cli.parser import build_parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
