@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from mlops_links import FILES_PREFIX
 
-PRELOAD = ("mlops_operator", "mlops_dags", "mlops_approval", "mlops_controls", "mlops_tasks.runner")
-"""Modules that are cheap, start no threads and are needed by every task."""
+LIGHT = ("mlops_operator", "mlops_dags", "mlops_approval", "mlops_controls", "mlops_tasks.runner")
+"""What every task needs; 0.2 s."""
+LIBRARIES = "pandas,pyarrow.parquet,great_expectations"
+"""What most stages need, slow to import (2.5 s, 200 MB that tasks share) and safe to fork: MLOPS_PRELOAD replaces it.
+
+Not torch and not pyspark: their threads and gateways don't survive a fork.
+"""
 
 
 class LazyApp:
@@ -43,7 +50,14 @@ class MlopsPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:  # noqa: ARG003 - Airflow's signature
-        """Import what every task needs; forked task processes inherit it (with lazy_load_plugins off)."""
-        if os.environ.get("MLOPS_PRELOAD", "1") == "1":
-            for module in PRELOAD:
-                importlib.import_module(module)
+        """Import what tasks need; forked task processes inherit it (with `core.lazy_load_plugins` off)."""
+        for module in LIGHT + libraries_to_preload(sys.argv):
+            importlib.import_module(module)
+
+
+def libraries_to_preload(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the installed libraries of MLOPS_PRELOAD, in the process that forks tasks; nothing elsewhere."""
+    if "scheduler" not in arguments[1:2] and arguments[1:3] != ["celery", "worker"]:
+        return ()
+    wanted = os.environ.get("MLOPS_PRELOAD", LIBRARIES).split(",")
+    return tuple(name for name in wanted if name and importlib.util.find_spec(name.partition(".")[0]))
