@@ -10,6 +10,8 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from mlops_operator import FACTS, TaskSkipped, say_why
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.sdk import Context
 
 
@@ -35,5 +37,16 @@ class AskApproval(ApprovalOperator):
         if facts.get("passed") is False:
             self.why = "the candidate did not pass its gate: there is nothing to approve"
             raise TaskSkipped(self.why)
-        self.body = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+        self.body = summarise(facts)
         return super().execute(context)
+
+
+def summarise(facts: Mapping[str, Any]) -> str:
+    """Say in Markdown how the candidate was judged, and against what."""
+    champion = facts.get("champion_version")
+    against = (
+        "It would be the first model." if champion is None else f"It was compared with version {champion}, which serves now."
+    )
+    rows = [f"| {name} | {value:.4f} |" for name, value in (facts.get("metrics") or {}).items()]
+    table = ["", "| metric | on held-out rows |", "|---|---|", *rows] if rows else []
+    return "\n".join([f"The candidate passed its gate. {against} The report is linked at the task `evaluate`.", *table])
