@@ -44,9 +44,7 @@ class AskApproval(ApprovalOperator):
 def summarise(facts: Mapping[str, Any]) -> str:
     """Say in Markdown how the candidate was judged, and against what."""
     champion = facts.get("champion_version")
-    against = (
-        "It would be the first model." if champion is None else f"It was compared with version {champion}, which serves now."
-    )
+    against = "It would be the first model." if champion is None else f"It was compared with version {champion}, which serves."
     rows = [f"| {name} | {value:.4f} |" for name, value in (facts.get("metrics") or {}).items()]
     table = ["", "| metric | on held-out rows |", "|---|---|", *rows] if rows else []
     return "\n".join([f"The candidate passed its gate. {against} The report is linked at the task `evaluate`.", *table])

@@ -26,6 +26,6 @@ def test_nobody_is_asked_about_a_candidate_that_failed_its_gate() -> None:
 
 def test_the_question_shows_the_figures() -> None:
     text = summarise({"passed": True, "champion_version": 3, "metrics": {"roc_auc": 0.71234}})
-    assert "compared with version 3, which serves now" in text
+    assert "compared with version 3, which serves" in text
     assert "| roc_auc | 0.7123 |" in text
     assert "It would be the first model." in summarise({"champion_version": None})
