@@ -61,7 +61,7 @@ class MlflowRegistry:
             self._upload(run_id, files)
             tags = {**deployment, FINGERPRINT_TAG: candidate.fingerprint}
             root = client.get_run(run_id).info.artifact_uri
-            client.create_model_version(name, f"{root}/{MODEL_FOLDER}", run_id, tags=tags)
+            client.create_model_version(name, f"{root}/{MODEL_FOLDER}", run_id, tags=tags, await_creation_for=None)
         return self._without_doubles(name, candidate.fingerprint)
 
     def _version_of(self, name: str, fingerprint: str) -> int | None:
@@ -74,8 +74,18 @@ class MlflowRegistry:
         found = sorted(row.version for row in self._reader.versions(name) if row.tags.get(FINGERPRINT_TAG) == fingerprint)
         with reaching(self._uri, f"registering {name}"):
             for version in found[1:]:
-                self._client.delete_model_version(name, str(version))
+                self._delete(name, version)
         return found[0]
+
+    def _delete(self, name: str, version: int) -> None:
+        """Delete a version; that another process was quicker is no error."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
+
+        try:
+            self._client.delete_model_version(name, str(version))
+        except MlflowException:
+            if any(row.version == version for row in self._reader.versions(name)):
+                raise
 
     def _ensure_model(self, name: str) -> str:
         """Create the registered model with its ledger unless it is there; return the ledger's run."""
