@@ -13,10 +13,11 @@ from mlops_tasks.core.baselines import constant_score
 from mlops_tasks.core.frames import read_files, read_split, rows_within
 from mlops_tasks.core.hardware import choose_device, count_threads, describe_hardware, library_versions, pinned
 from mlops_tasks.core.onnx_export import check_parity
+from mlops_tasks.core.problems import LEARNED_FROM, Model, Problem, Session, make_problem
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.scoring import ModelSignature, Scorer
 from mlops_tasks.core.targets import make_targets
-from mlops_tasks.core.training import LEARNED_FROM, Model, Problem, Session, boosted_model, fit_boosted, fit_model, make_problem
+from mlops_tasks.core.training import boosted_model, fit_boosted, fit_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
