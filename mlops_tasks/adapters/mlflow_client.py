@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_S = 10
-_QUICK_TO_FAIL = {
+_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own settings wait 120 s seven times; a task's retries are longer-lived and seen by people."""
+"""MLflow's own settings wait 120 s seven times, where a task's retries can be seen; and stdout is for results."""
 
 
 def database_path(uri: str) -> Path | None:
@@ -124,7 +125,7 @@ def connect(uri: str) -> Any:
         RegistryUnavailable: the database can't be created or read.
 
     """
-    for name, value in _QUICK_TO_FAIL.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     database = database_path(uri)
     from mlflow.tracking import MlflowClient  # noqa: PLC0415 - takes a second
