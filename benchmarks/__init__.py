@@ -1,0 +1,1 @@
+"""What is measured, against a limit or a peer; one command each. See README.md."""
