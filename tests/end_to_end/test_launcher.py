@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 import time
@@ -148,7 +149,9 @@ def test_stop_leaves_a_process_alone_whose_id_was_reused(tmp_path: Path) -> None
     stranger.wait()
 
 
-def test_a_part_that_can_not_start_is_reported_with_its_log(tmp_path: Path) -> None:
+def test_a_part_that_can_not_start_is_reported_with_its_log(launched: Airflow, tmp_path: Path) -> None:
+    for name in ("airflow.db", "migrated"):  # making a database takes long and is not what is looked at
+        shutil.copy(launched.home / name, tmp_path)
     broken = Airflow(tmp_path, dags=tmp_path, plugins=tmp_path, env={"AIRFLOW__CORE__EXECUTOR": "NoSuchExecutor"})
     with pytest.raises(DemoError, match=r"ended; its log .*scheduler\.log ends with:[\s\S]*NoSuchExecutor"):
         broken.start()
