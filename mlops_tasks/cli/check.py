@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlops_tasks.core.gates import check_metrics
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names
 
@@ -19,6 +20,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in names:
         try:
             spec = load_pipeline(name)
+            check_metrics(spec.evaluate, spec.features.task, f"pipelines/{name}/pipeline.yaml")
         except SpecError as error:
             problems.append(str(error))
             continue

@@ -75,6 +75,7 @@ def run(spec: TrainSpec, dataset: Dataset, *, ports: Ports) -> Candidate:
         training=Window(start=dataset.splits["train"].window.start, end=dataset.splits["validation"].window.end),
         task=dataset.feature_schema.task,
         mlflow_run_id=run_id,
+        feature_schema=dataset.feature_schema,
     )
 
 
