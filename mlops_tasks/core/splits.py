@@ -23,14 +23,14 @@ def split_by_time(spec: SnapshotSpec, whole: Window) -> dict[Split, Window]:
     test_end = whole.end - spec.label_delay
     test_start = test_end - spec.test
     train_end = test_start - max(spec.embargo, spec.label_delay)
-    if train_end <= whole.start or spec.test <= timedelta(0):
+    seconds = round((train_end - whole.start).total_seconds() * (1 - spec.validation))
+    middle = whole.start + timedelta(seconds=seconds)
+    if not whole.start < middle < train_end or spec.test <= timedelta(0):
         msg = (
             f"snapshot: the range {whole} leaves nothing to train on after test {format_duration(spec.test)}, "
             f"embargo {format_duration(spec.embargo)} and label_delay {format_duration(spec.label_delay)}; take a longer range"
         )
         raise SpecError(msg)
-    seconds = round((train_end - whole.start).total_seconds() * (1 - spec.validation))
-    middle = whole.start + timedelta(seconds=seconds)
     return {
         "train": Window(start=whole.start, end=middle),
         "validation": Window(start=middle, end=train_end),
