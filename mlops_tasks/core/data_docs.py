@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+RANDOM_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 REMOTE = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<nav class=\"navbar navbar-expand-md.*?</nav>\s*</div>\s*</nav>|<footer\b.*?</footer>|url\('?https?://[^)]*\)",
     re.DOTALL,
@@ -53,4 +54,10 @@ def render_docs(results: Sequence[Any], title: str) -> str:
         success=met == len(results), results=list(results), suite_name=title, statistics=statistics, meta={}
     )
     page: str = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(whole))
-    return REMOTE.sub("", page).replace("</head>", f"{STYLE}</head>", 1)
+    return _number_ids(REMOTE.sub("", page)).replace("</head>", f"{STYLE}</head>", 1)
+
+
+def _number_ids(page: str) -> str:
+    """Replace the random ids of the page's elements by numbers, so that the same results give the same page."""
+    numbers: dict[str, str] = {}
+    return RANDOM_ID.sub(lambda found: numbers.setdefault(found[0], str(len(numbers) + 1)), page)

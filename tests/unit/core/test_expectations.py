@@ -127,6 +127,12 @@ def test_the_page_holds_no_values() -> None:
     assert SECRET not in json.dumps([r.result for r in check({"w": TABLE}, expectations).results])
 
 
+def test_the_same_results_give_the_same_page() -> None:
+    expectations = [item for item, _, _ in OUTCOMES if item.expect != "expect_column_to_exist"]
+    results = check({"w": TABLE}, expectations).results
+    assert render_docs(results, "shop: features") == render_docs(results, "shop: features")
+
+
 def test_numbers_beside_nulls_are_checked_as_their_window_has_them() -> None:
     """pandas makes integers floats where one is null; as text they differ, so the range may not stand for the window."""
     tables = {"ints": pd.DataFrame({"n": [1, 2]}), "floats": pd.DataFrame({"n": [1.0, None]})}
