@@ -206,7 +206,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from mlops_tasks.core import problems, training
+from mlops_tasks.core.fitting import Trainer
 from tests.unit.stages import test_train as case
 
 run_step, steps = Trainer._step, dict(fit=0, refit=0)
