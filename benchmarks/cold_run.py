@@ -20,6 +20,7 @@ from benchmarks.measuring import (
     GB,
     LIMITED,
     MLOPS,
+    NO_GATES,
     PIPELINE,
     Measured,
     environment,
@@ -98,10 +99,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--start", default="2013-01-01")
     parser.add_argument("--end", default="2013-07-01")
+    parser.add_argument("--no-gates", action="store_true", help="deploy whatever was trained: for short ranges")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `mlops run`")
     chosen = parser.parse_args()
     arguments = ["--start", chosen.start, "--end", chosen.end]
-    arguments += [part for text in chosen.set for part in ("--set", text)]
+    arguments += [part for text in [*chosen.set, *(NO_GATES if chosen.no_gates else ())] for part in ("--set", text)]
     say_machine(f"mlops run {PIPELINE} {' '.join(arguments)}")
     with workplace() as folder:
         helps = [measure([*MLOPS, "--help"], env=environment(folder), cwd=folder).wall_s for _ in range(HELP_RUNS + 1)]

@@ -29,7 +29,7 @@ from demo.processes import Processes
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINE = "nyc_flights"
 MLOPS = [sys.executable, "-m", "mlops_tasks"]
-NO_GATES = "evaluate.gates=[{metric: roc_auc, min: 0.4}]"
+NO_GATES = ("evaluate.gates=[{metric: roc_auc, min: 0.3}]", "evaluate.slices=[]")
 """For short ranges, whose models are measured for their time alone."""
 SAMPLES_PER_S = 5
 START_TIMEOUT_S = 120
@@ -48,7 +48,7 @@ class Measured:
     wall_s: float
     cpu_s: float
     peak_bytes: int
-    """Greatest sum of proportional set sizes (shared pages count once) over the process tree, 5 samples a second."""
+    """Greatest sum of proportional set sizes (shared pages count once) over the process tree, looked at 5 times a second."""
     out: str
     err: str
 
@@ -160,16 +160,25 @@ def _read(stream: IO[bytes]) -> str:
 
 
 class _Sampler(threading.Thread):
-    """Follows the memory of a process and all its descendants."""
+    """Follows the memory of a process and all its descendants.
+
+    Proportional sizes cost the kernel a walk over all pages, so they are read only where the cheap resident sizes,
+    which count shared pages several times, sum to one percent more than ever before.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.ended, self.peak, self._pid = threading.Event(), 0, pid
+        self.ended, self.peak = threading.Event(), 0
+        self._pid, self._resident = pid, 0
 
     def run(self) -> None:
         """Sample until `ended`."""
         while not self.ended.wait(1 / SAMPLES_PER_S):
-            self.peak = max(self.peak, sum(map(_proportional, tree(self._pid))))
+            processes = tree(self._pid)
+            resident = sum(map(_resident, processes))
+            if resident > 1.01 * self._resident:
+                self._resident = resident
+                self.peak = max(self.peak, sum(map(_proportional, processes)))
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -178,6 +187,12 @@ def tree(pid: int) -> list[psutil.Process]:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
+
+
+def _resident(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error, OSError):
+        return int(process.memory_info().rss)
+    return 0
 
 
 def _proportional(process: psutil.Process) -> int:

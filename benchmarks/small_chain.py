@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--end", default="2013-03-01")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `mlops run`, for both")
     chosen = parser.parse_args()
-    overrides = ["train.model=linear", NO_GATES, *chosen.set]
+    overrides = ["train.model=linear", *NO_GATES, *chosen.set]
     span = (chosen.start, chosen.end)
     say_machine(f"A small chain, {span[0]} to {span[1]}, linear model: plain calls against mlops run")
     with workplace() as folder, spark_server(folder) as spark:
