@@ -6,7 +6,7 @@ are checked against their sha256 before it counts.
 
 from __future__ import annotations
 
-import re
+import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import ArtifactStore
 
 PACKAGE = Path(__file__).resolve().parent
-IMPORT = re.compile(
-    r"^\s*(?:from\s+mlops_tasks(\.[\w.]+)\s+import\s+\(?([\w, \n]*)|import\s+mlops_tasks(\.[\w.]+))", re.MULTILINE
-)
 FOLLOWED = ("stages", "core", "adapters/sources")
 """What can change a result; the rest carries it."""
 ALSO = {"collect": "adapters/sources/__init__.py"}
@@ -88,13 +85,17 @@ def _templates(folder: Path) -> dict[str, str]:
 
 
 def _imports(text: str) -> Iterator[Path]:
-    """Yield the files of this package that a module's text imports."""
-    for module, names, plain in IMPORT.findall(text):
-        parts = (module or plain).strip(".").split(".")
-        candidates = [parts, *([*parts, name.strip()] for name in names.split(",") if name.strip())]
-        for candidate in candidates:
-            base = PACKAGE.joinpath(*candidate)
-            yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+    """Yield the files of this package that a module's text imports, wherever it does so."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for package, *parts in (name.split(".") for name in names):
+            base = PACKAGE.joinpath(*parts)
+            if package == "mlops_tasks" and parts:
+                yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
 
 
 @lru_cache

@@ -61,7 +61,7 @@ class Stage:
         function: Callable[..., Any] = importlib.import_module(f"mlops_tasks.stages.{self.name}").run
         return function
 
-    def spec_of(self, pipeline: PipelineSpec) -> Any:  # noqa: ANN401 - each stage has its own type
+    def spec_of(self, pipeline: PipelineSpec) -> Any:
         """Return the stage's part of a pipeline's spec."""
         return getattr(pipeline, self.section)
 
@@ -95,7 +95,7 @@ STAGES: tuple[Stage, ...] = (
         produces=list[Features],
         image="spark",
         section="preprocess",
-        libraries=("pyspark",),
+        libraries=("pyspark", "pyarrow"),
     ),
     Stage(
         name="validate",

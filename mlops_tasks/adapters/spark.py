@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 START_TIMEOUT_S = 90
-RETRIES = 6
+RETRIES = 5
 LONGEST_PAUSE_MS = 10_000
-"""With Spark's own pauses, 20 s until a server counts as gone; its default is ten minutes. A task's retries wait longer."""
+"""With Spark's own pauses, 15 s until a server counts as gone; its default is ten minutes. A task's retries wait longer."""
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 # What Spark 4.3 opens for itself on Java 17 and later (org.apache.spark.launcher.JavaModuleOptions), less the

@@ -83,7 +83,7 @@ def _first_broken_rule(spec: PreprocessSpec, primary: DataFrame) -> Column:
     for name, condition in reversed(spec.row_rules.items()):
         broken = ~F.coalesce(F.expr(condition), F.lit(False))  # noqa: FBT003 - a literal column
         try:
-            primary.where(broken).schema  # noqa: B018 - makes the server analyse the condition
+            primary.select(broken.alias(name)).schema  # noqa: B018 - makes the server analyse the condition
         except PySparkException as error:
             msg = f"preprocess.row_rules.{name}: {condition!r} is no condition on source {spec.primary!r}: {first_line(error)}"
             raise SpecError(msg) from error

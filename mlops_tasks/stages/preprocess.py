@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Features, ValidRaw, Window
+from mlops_tasks.core.collection import write_rows
 from mlops_tasks.core.features import REASON, WINDOW, Prepared, first_line, order_totally, prepare
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.windows import contiguous
@@ -117,7 +118,7 @@ def _publish(spec: PreprocessSpec, window: Window, staging: Path, empty: pa.Tabl
             msg = f"window {window}: the row rules rejected every row ({told}); mend preprocess.row_rules or the source"
             raise DataRejected(msg)
         features = staging / f"empty-{window.label}.parquet"
-        pq.write_table(empty, features)
+        write_rows(empty, features)
     rows = pq.read_metadata(features).num_rows
     files = {"features.parquet": features} | ({"rejected.parquet": rejected} if rejected else {})
     digest, refs = publish_files(
@@ -136,7 +137,17 @@ def _file_of(folder: Path, window: Window) -> Path | None:
     if len(found) > 1:
         msg = f"Spark wrote {len(found)} files for window {window.label}, expected one"
         raise RuntimeError(msg)
-    return found[0] if found else None
+    return _rewritten(found[0]) if found else None
+
+
+def _rewritten(path: Path) -> Path:
+    """Write Spark's file anew: the order of encodings in its footer is that of a hash set, another one in each JVM."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the stage's module light
+
+    target = path.with_suffix(".again.parquet")
+    write_rows(pq.ParquetFile(path).read(), target)
+    path.unlink()
+    return target
 
 
 def _reasons(spec: PreprocessSpec, rejected: Path | None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What integration tests share: a Spark server, which takes seconds to start; killable processes; a prepared pipeline."""
+"""What integration tests share: killable processes and a prepared pipeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlops_tasks.adapters.spark import ConnectSpark, start_for_this_process
+from mlops_tasks.adapters.spark import ConnectSpark
 from tests.integration.crashing import Mortals
 from tests.integration.tiny_pipeline import CONSUMES, Home, write_pipeline
 from tests.mlflow_database import fresh_uri
@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.integration.crashing import Ended
-
-
-@pytest.fixture(scope="session")
-def spark_url() -> Iterator[str]:
-    server = start_for_this_process("local[2]", "1g")
-    yield server.url
-    server.process.terminate()
-    server.process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

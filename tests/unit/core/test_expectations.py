@@ -79,31 +79,41 @@ def test_no_rows_break_no_rule_of_values() -> None:
 WRONG = [
     (
         ask("column_values_to_be_betwen", column="x"),
-        "validate.expectations[1]: 'expect_column_values_to_be_betwen' is not an expectation of Great Expectations; "
-        "did you mean expect_column_values_to_be_between?",
+        (
+            "validate.expectations[1]: 'expect_column_values_to_be_betwen' is not an expectation of Great Expectations; "
+            "did you mean expect_column_values_to_be_between?"
+        ),
     ),
     (ask("nonsense"), "validate.expectations[1]: 'expect_nonsense' is not an expectation of Great Expectations"),
     (
         ask("column_values_to_not_be_null", colum="x"),
-        "validate.expectations[1]: expect_column_values_to_not_be_null does not accept {'colum': 'x'}: 2 validation errors for "
-        "ExpectColumnValuesToNotBeNull column field required (type=value_error.missing) colum extra fields not permitted "
-        "(type=value_error.extra)",
+        (
+            "validate.expectations[1]: expect_column_values_to_not_be_null does not accept {'colum': 'x'}: 2 validation errors for "
+            "ExpectColumnValuesToNotBeNull column field required (type=value_error.missing) colum extra fields not permitted "
+            "(type=value_error.extra)"
+        ),
     ),
     (
         ask("column_mean_to_be_between", column="y", min_value=0),
-        "validate.expectations[1]: expect_column_mean_to_be_between names column 'y', which the table does not have; "
-        "it has x, s, flag",
+        (
+            "validate.expectations[1]: expect_column_mean_to_be_between names column 'y', which the table does not have; "
+            "it has x, s, flag"
+        ),
     ),
     (
         ask("column_values_to_not_be_null", column="flags"),
-        "validate.expectations[1]: expect_column_values_to_not_be_null names column 'flags', which the table does not have; "
-        "did you mean 'flag'?",
+        (
+            "validate.expectations[1]: expect_column_values_to_not_be_null names column 'flags', which the table does not have; "
+            "did you mean 'flag'?"
+        ),
     ),
     *(
         (
             ask(f"column_{name}_to_be_between", column="s", min_value=0),
-            f"validate.expectations[1]: expect_column_{name}_to_be_between can't be computed on column 's' of type object; "
-            "use one that fits the type, or change the column's type",
+            (
+                f"validate.expectations[1]: expect_column_{name}_to_be_between can't be computed on column 's' of type object; "
+                "use one that fits the type, or change the column's type"
+            ),
         )
         for name in ("mean", "median", "stdev", "sum", "max", "values")
     ),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_tasks.artifacts import Window
@@ -22,6 +22,7 @@ def whole(days: int) -> Window:
 hours = st.integers(0, 24 * 40).map(lambda h: timedelta(hours=h))
 
 
+@settings(deadline=None)
 @given(
     days=st.integers(1, 400),
     test=hours,
