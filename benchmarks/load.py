@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import uvloop
 
 from benchmarks.measuring import BenchmarkError
 
+ANSWER_S = 30
 HEAD_END, LENGTH = b"\r\n\r\n", b"content-length:"
 
 
@@ -47,8 +49,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods alone
         self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,7 +99,8 @@ def drive(port: int, request: bytes, *, clients: int, requests: int, seconds: fl
         began = time.perf_counter()
         for future in done:
             await loop.create_connection(lambda future=future: Client(load, future), "127.0.0.1", port)  # type: ignore[misc]  # mypy can't infer a default's type
-        await asyncio.gather(*done)
+        async with asyncio.timeout(seconds + ANSWER_S):
+            await asyncio.gather(*done)
         return time.perf_counter() - began
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -42,6 +42,8 @@ LIMIT = -0.005
 YEAR = 2013
 MONTHS, ALL_MONTHS = (7, 10, 12), tuple(range(2, 13))
 MODELS = ("tabm", "mlp", "linear", "hgb")
+JUDGED = "tabm"
+"""The default model, which has the limit; the others are shown beside it."""
 METRICS = ("roc_auc", "log_loss", "ece")
 
 
@@ -152,8 +154,8 @@ def say_walk(found: dict[int, dict[str, dict[str, float]]], models: list[str]) -
         worst = min(m[name]["roc_auc"] - m["hgb"]["roc_auc"] for m in found.values()) if "hgb" in models else float("nan")
         told = f"mean ROC AUC {means['roc_auc']:.4f}, log loss {means['log_loss']:.4f}, ECE {means['ece']:.4f}"
         told += f", {means['cpu_s']:.0f} CPU s"
-        verdict = "" if name == "hgb" else f"; least difference to hgb {worst:+.4f} (limit {LIMIT}): "
-        say(f"- {name}: {told}{verdict}" + ("" if name == "hgb" else "met" if worst >= LIMIT else "**missed**"))
+        judged = "" if name != JUDGED else f" (limit {LIMIT}: {'met' if worst >= LIMIT else '**missed**'})"
+        say(f"- {name}: {told}" + ("" if name == "hgb" else f"; least difference to hgb {worst:+.4f}{judged}"))
 
 
 def main() -> None:

@@ -168,9 +168,7 @@ def main() -> None:
                 table.append(say_case(case, server, echo, bare))
     header = ("case", "requests/s", "p50 / p99 ms", "echo, requests/s", "of the echo", "bare ONNX Runtime, calls/s", "of it")
     say_table(header, table)
-    say(
-        f"Medians of {chosen.runs} rounds (least to greatest); each of up to {chosen.requests} requests or {chosen.seconds:g} s."
-    )
+    say(f"Medians of {chosen.runs} rounds (least to greatest), each up to {chosen.requests} requests or {chosen.seconds:g} s.")
 
 
 if __name__ == "__main__":
