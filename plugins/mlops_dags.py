@@ -129,8 +129,8 @@ def window_params(spec: PipelineSpec, default: str) -> dict[str, Param]:
 def reason_param(*, required: bool = False) -> Param:
     """Return the param `reason`."""
     return Param(
-        "" if not required else None,
-        type="string",
+        None,
+        type="string" if required else ["null", "string"],
         minLength=1 if required else 0,
         maxLength=500,
         title="Reason",

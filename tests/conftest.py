@@ -6,7 +6,12 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from mlops_tasks.adapters.spark import start_for_this_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,3 +26,12 @@ os.environ.update(
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home}/airflow.db",
     }
 )
+
+
+@pytest.fixture(scope="session")
+def spark_url() -> Iterator[str]:
+    """One Spark server for all tests: it takes seconds to start."""
+    server = start_for_this_process("local[2]", "1g")
+    yield server.url
+    server.process.terminate()
+    server.process.wait(timeout=30)

@@ -1,39 +1,45 @@
-"""A real Airflow for the tests, started by the demo's own launcher: temporary home, free port, fresh store."""
+"""One real Airflow for all end-to-end tests, on real flights, some of them with their distances in kilometres."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from demo.airflow_process import Airflow
 from demo.rest import AirflowApi
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def airflow_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder under which the test's Airflow, store and MLflow database lie."""
-    return tmp_path_factory.mktemp("end_to_end")
+from tests.end_to_end.flights import CHANGES, NAME, ROOT, wait, write_flights
 
 
 @pytest.fixture(scope="session")
-def airflow(airflow_state: Path) -> Iterator[Airflow]:
-    """A healthy Airflow with the project's DAGs; `env` of every task points into `airflow_state`."""
+def flights_airflow(tmp_path_factory: pytest.TempPathFactory, spark_url: str) -> Iterator[Airflow]:
+    """A healthy Airflow with the project's DAGs, a store and an MLflow database of its own."""
+    folder = tmp_path_factory.mktemp("flights")
+    shutil.copytree(ROOT / "dags" / "pipelines" / NAME, folder / "pipelines" / NAME)
+    write_flights(folder / "flights.csv")
+    file = folder / "pipelines" / NAME / "pipeline.yaml"
+    text = file.read_text()
+    for old, new in CHANGES.items():
+        assert old in text, old
+        text = text.replace(old, new.replace("{flights}", str(folder / "flights.csv")))
+    file.write_text(text)
     env = {
-        "MLOPS_STORE": str(airflow_state / "store"),
-        "MLOPS_PIPELINES": str(ROOT / "dags" / "pipelines"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{airflow_state / 'mlflow.db'}",
+        "MLOPS_STORE": str(folder / "store"),
+        "MLOPS_PIPELINES": str(folder / "pipelines"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLOPS_SPARK": spark_url,
+        "SPARK_CONNECT_AUTHENTICATE_TOKEN": os.environ["SPARK_CONNECT_AUTHENTICATE_TOKEN"],
+        "OMP_NUM_THREADS": "1",
     }
-    home = airflow_state / "airflow"
-    with Airflow(home, dags=ROOT / "dags", plugins=ROOT / "plugins", env=env, cwd=ROOT) as running:
-        yield running
+    with Airflow(folder / "airflow", dags=ROOT / "dags", plugins=ROOT / "plugins", env=env, cwd=folder) as airflow:
+        yield airflow
 
 
 @pytest.fixture(scope="session")
-def airflow_api(airflow: Airflow) -> Iterator[AirflowApi]:
-    """A client that is logged in as admin."""
-    with airflow.api() as api:
-        yield api
+def flights_api(flights_airflow: Airflow) -> Iterator[AirflowApi]:
+    """A client that is logged in as admin, once the DAGs are read."""
+    with flights_airflow.api() as client:
+        wait(lambda: f"{NAME}.train" in client.dag_ids(), 120)
+        yield client

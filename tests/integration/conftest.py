@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.integration.crashing import Ended
 
+pytest.register_assert_rewrite("tests.integration.wholeness")
+
 
 @pytest.fixture(scope="session")
 def spark(spark_url: str) -> ConnectSpark:
