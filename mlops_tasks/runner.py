@@ -313,8 +313,9 @@ class Runner:
         depends = {"candidate": verdict.candidate.fingerprint, "verdict": verdict.digest, "intent": _promotes(ports.run.intent)}
         slot = verdict.candidate.fingerprint[:16]
         deployment, _ = self._cache.find(slot, self._ingredients(stage, depends), _adapter(stage))
-        stands = deployment is not None and deployment.alias == self._alias_of(deployment.version)
-        return self._single(stage, slot, depends, inputs, ports, recompute=recompute or not stands)
+        moved = deployment is not None and deployment.alias != self._alias_of(deployment.version)
+        made = self._single(stage, slot, depends, inputs, ports, recompute=recompute or moved)
+        return replace(made, reasons=["aliases were moved since"]) if moved and not recompute else made
 
     def _alias_of(self, version: int) -> str:
         """Return the alias that a version holds now, or `none`."""

@@ -88,7 +88,8 @@ WRONG = [
     (
         ask("column_values_to_not_be_null", colum="x"),
         (
-            "validate.expectations[1]: expect_column_values_to_not_be_null does not accept {'colum': 'x'}: 2 validation errors for "
+            "validate.expectations[1]: expect_column_values_to_not_be_null does not accept {'colum': 'x'}: "
+            "2 validation errors for "
             "ExpectColumnValuesToNotBeNull column field required (type=value_error.missing) colum extra fields not permitted "
             "(type=value_error.extra)"
         ),
@@ -103,7 +104,8 @@ WRONG = [
     (
         ask("column_values_to_not_be_null", column="flags"),
         (
-            "validate.expectations[1]: expect_column_values_to_not_be_null names column 'flags', which the table does not have; "
+            "validate.expectations[1]: expect_column_values_to_not_be_null names column 'flags', "
+            "which the table does not have; "
             "did you mean 'flag'?"
         ),
     ),
