@@ -156,8 +156,8 @@ def main() -> None:
     atexit.register(lambda: Path(out).write_text(json.dumps({"seconds": clock.close(), "unused": hooks.unused})))
     hooks.install()
     status = importlib.import_module("mlops_tasks.cli").main(argv)
-    with clock.region("end of the process"):
-        atexit._run_exitfuncs()  # noqa: SLF001 - so that the wait for Spark's end is told apart
+    ending = clock.region("end of the process")
+    ending.__enter__()
     sys.exit(status)
 
 
