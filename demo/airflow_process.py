@@ -195,7 +195,8 @@ def _settings(airflow: Airflow) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(airflow.plugins),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": str(max(4, 2 * (os.cpu_count() or 1))),
+        "AIRFLOW__CORE__PARALLELISM": str(max(8, 2 * (os.cpu_count() or 1))),
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # a supervisor notices a finished task only this often
         "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",  # imported once before the fork, not by every task
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",

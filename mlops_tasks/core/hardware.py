@@ -17,7 +17,7 @@ from mlops_tasks.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIBRARIES = ("torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "skl2onnx", "tabm", "optuna", "pandas")
+LIBRARIES = ("torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "tabm", "optuna", "pandas")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _KEPT_BYTES = 1 << 28
 
