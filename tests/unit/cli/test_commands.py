@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from mlops_tasks import cli
 from mlops_tasks.cli import main
 from mlops_tasks.errors import DataRejected, ModelRejected, NothingToDo, PipelineError, RegistryUnavailable, StoreUnavailable
 
@@ -124,7 +124,7 @@ def _command_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> No
     def run(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda _: type("Module", (), {"run": staticmethod(run)}))
+    monkeypatch.setattr(importlib, "import_module", lambda _: type("Module", (), {"run": staticmethod(run)}))
 
 
 def test_check_names_every_mistake_of_every_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

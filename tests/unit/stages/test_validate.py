@@ -48,10 +48,11 @@ def test_a_window_without_rows_fails_where_rows_are_asked_for(tmp_path: Path) ->
     features = [make_features(ports.store, w, prices) for w, prices in zip(days(2), ([1.0], []), strict=True)]
     with pytest.raises(DataRejected) as caught:
         run(some, features, ports=ports)
-    assert str(caught.value).splitlines()[1:] == [
+    (told,) = str(caught.value).splitlines()[1:]
+    assert told == (
         "window [2030-01-02T00:00, 2030-01-03T00:00): table: "
         "expect_table_row_count_to_be_between asked for min_value=1, observed 0"
-    ]
+    )
 
 
 def test_one_broken_window_stops_all(tmp_path: Path) -> None:
