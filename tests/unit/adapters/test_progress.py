@@ -6,12 +6,11 @@ import re
 import pytest
 from rich.console import Console
 
-from mlops_tasks.adapters import progress
 from mlops_tasks.adapters.progress import LogProgress, TerminalProgress, progress_for
 
 
 def test_a_log_gets_a_line_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.time, "monotonic", iter([0.0, 1.0, 6.0, 6.0, 7.0, 8.5]).__next__)
+    monkeypatch.setattr("mlops_tasks.adapters.progress.time.monotonic", iter([0.0, 1.0, 6.0, 6.0, 7.0, 8.5]).__next__)
     stream = io.StringIO()
     with LogProgress(stream).bar("train", 3) as bar:
         bar.advance(loss=0.51234)
