@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_S = 10
+DISK_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 """MLflow's own settings wait 120 s seven times, where a task's retries can be seen; and stdout is for results."""
 
@@ -113,9 +115,10 @@ def unavailable(uri: str, doing: str, error: Exception) -> RegistryUnavailable:
     parts = urlsplit(uri)
     shown = parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1]).geturl() if parts.netloc else uri
     cause = (str(error).splitlines() or [type(error).__name__])[0][:300]
-    return RegistryUnavailable(
-        f"MLflow at {shown}: {doing} failed: {cause}; check that it runs and that MLFLOW_TRACKING_URI is right, then run again"
-    )
+    hint = "check that it runs and that MLFLOW_TRACKING_URI is right, then run again"
+    if any(text in str(error) for text in DISK_FULL):
+        cause, hint = "its disk is full", "free some space and run again"
+    return RegistryUnavailable(f"MLflow at {shown}: {doing} failed: {cause}; {hint}")
 
 
 def connect(uri: str) -> Any:

@@ -58,7 +58,8 @@ class MlflowRegistry:
         with reaching(self._uri, f"registering {name}"):
             self._ensure_model(name)
             run_id = self._run_of(name, candidate)
-            self._upload(run_id, files)
+        self._upload(name, run_id, files)
+        with reaching(self._uri, f"registering {name}"):
             tags = {**deployment, FINGERPRINT_TAG: candidate.fingerprint}
             root = client.get_run(run_id).info.artifact_uri
             client.create_model_version(name, f"{root}/{MODEL_FOLDER}", run_id, tags=tags, await_creation_for=None)
@@ -128,13 +129,14 @@ class MlflowRegistry:
         client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 
-    def _upload(self, run_id: str, files: Mapping[str, Path]) -> None:
+    def _upload(self, name: str, run_id: str, files: Mapping[str, Path]) -> None:
         from mlops_tasks.adapters.mlflow_model import write_model_folder  # noqa: PLC0415 - takes a second
 
         beside = str(next(iter(files.values())).parent)
         with tempfile.TemporaryDirectory(dir=beside if self._database else None) as folder:
             write_model_folder(Path(folder), files, run_id)
-            self._client.log_artifacts(run_id, folder, MODEL_FOLDER)
+            with reaching(self._uri, f"registering {name}"):
+                self._client.log_artifacts(run_id, folder, MODEL_FOLDER)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions, newest first."""

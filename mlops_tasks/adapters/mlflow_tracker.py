@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.adapters.mlflow_client import connect, database_path, experiment_id, reaching
+from mlops_tasks.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -143,7 +144,8 @@ class MlflowTracker:
             yield run
             run.flush()
         except BaseException:
-            with reaching(self._uri, "marking the run failed"):
+            # What went wrong before is what is told, also where MLflow's disk is full too.
+            with suppress(RegistryUnavailable), reaching(self._uri, "marking the run failed"):
                 self._client.set_terminated(run.run_id, "FAILED")
             raise
         with reaching(self._uri, "marking the run finished"):

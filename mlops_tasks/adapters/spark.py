@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlops_tasks.adapters.scratch import scratch, sweep
 from mlops_tasks.errors import SpecError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ RETRIES = 5
 LONGEST_PAUSE_MS = 10_000
 """With Spark's own pauses, 15 s until a server counts as gone; its default is ten minutes. A task's retries wait longer."""
 PR_SET_PDEATHSIG = 1
+SCRATCH_PREFIX = "mlops-spark-server-"
 _LIBC = ctypes.CDLL(None)
 # What Spark 4.3 opens for itself on Java 17 and later (org.apache.spark.launcher.JavaModuleOptions), less the
 # incubating vector module, which a minimal runtime does not carry.
@@ -120,7 +123,8 @@ def connect(url: str) -> SparkSession:
 
 def start_for_this_process(master: str, memory: str) -> LocalServer:
     """Start a local server that dies with this process, also by kill -9. Raises: StoreUnavailable."""
-    folder = Path(tempfile.mkdtemp(prefix="mlops-spark-"))
+    ending = ExitStack()
+    folder = ending.enter_context(_scratch())
     port = free_port()
     token = os.environ.setdefault("SPARK_CONNECT_AUTHENTICATE_TOKEN", secrets.token_urlsafe(24))
     log = folder / "spark.log"
@@ -141,7 +145,7 @@ def start_for_this_process(master: str, memory: str) -> LocalServer:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        ending.close()
 
     atexit.register(stop)
     wait_until_up(server, port, log)
@@ -242,12 +246,19 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None
 
 def run_server(master: str, memory: str, port: int) -> int:
     """Run a server in the foreground until a signal ends it; return its exit status."""
-    with tempfile.TemporaryDirectory(prefix="mlops-spark-") as name:
-        command = server_command(master, memory, port, Path(name), short_lived=False)
+    with _scratch() as folder:
+        command = server_command(master, memory, port, folder, short_lived=False)
         server = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: S603, PLW1509 - as above
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.terminate())
         return server.wait()
+
+
+def _scratch() -> AbstractContextManager[Path]:
+    """Give a server's temporary folder; those of servers whose owners were killed are removed."""
+    base = Path(tempfile.gettempdir())
+    sweep(base, SCRATCH_PREFIX)
+    return scratch(base, SCRATCH_PREFIX)
 
 
 def _die_with_parent() -> None:

@@ -90,7 +90,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told how a fit goes, and where its checkpoints go."""
+    """Who is told how a fit goes (each point of the curve, and rows a second or NaN), and where its checkpoints go."""
 
     bar: Bar
     slot: Slot | None = None
@@ -305,6 +305,13 @@ class Trainer:
                 self.optimizer.state[parameter] = {
                     key: torch.from_numpy(np.array(value)).to(self.device) for key, value in moments.items()
                 }
+        self._tell_again()
+
+    def _tell_again(self) -> None:
+        """Report what was done before the kill: the last points of the curve may have died on their way."""
+        self.watch.bar.advance(self.state.step * self.batch)
+        for evaluation in self.state.curve:
+            self.watch.on_evaluation(evaluation, math.nan)
 
 
 def _to_numpy(tensor: Tensor) -> npt.NDArray[Any]:

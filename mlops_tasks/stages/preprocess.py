@@ -64,7 +64,7 @@ def _needed(spec: PreprocessSpec, batch: tuple[Window, ...], raw: dict[datetime,
 def _make(spec: PreprocessSpec, batch: tuple[Window, ...], needed: list[ValidRaw], ports: Ports) -> list[Features]:
     session = ports.spark.session()
     time = spec.primary_time
-    with ports.store.staging() as staging, _spark_errors(spec, batch):
+    with ports.store.staging() as staging, _spark_errors(spec, batch, ports):
         prepared = prepare(session, spec, _tables(spec, needed, ports), time, batch)
         schema = spec.feature_schema
         _write(prepared.features, staging / "features", [schema.event_time, *schema.entity_key], len(batch))
@@ -162,7 +162,7 @@ def _reasons(spec: PreprocessSpec, rejected: Path | None) -> dict[str, int]:
 
 
 @contextmanager
-def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...]) -> Iterator[None]:
+def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...], ports: Ports) -> Iterator[None]:
     """Turn Spark's errors into ours: a value that breaks the code, or an engine that is gone."""
     from pyspark.errors import PySparkException  # noqa: PLC0415 - seconds to import
     from pyspark.errors.exceptions.connect import SparkConnectGrpcException  # noqa: PLC0415 - likewise
@@ -172,7 +172,8 @@ def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...]) -> Iterator[N
         yield
     except PySparkException as error:
         if any(text in str(error) for text in ("No space left on device", "Disk quota exceeded")):
-            msg = f"{where}: the disk is full; free some space and run again"
+            full = f"No space left on device under {ports.store.root} or Spark's temporary folder"
+            msg = f"{where}: {full}; free some space and run again"
             raise StoreUnavailable(msg) from error
         if error.getCondition() in USER_ERRORS or error.getSqlState() == "42000":
             msg = f"{where}: Spark does not accept it: {first_line(error)}"

@@ -134,7 +134,7 @@ class _Reaper:
 
     def _die(self, delay_s: float) -> None:
         if delay_s:
-            threading.Thread(target=lambda: (time.sleep(delay_s), _kill()), daemon=True).start()
+            threading.Timer(delay_s, _kill).start()
         else:
             _kill()
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.integration.crashing import Death
@@ -29,7 +33,7 @@ def copy(home: Home, folder: Path) -> Home:
 def deaths(stage: str, commits: list[str]) -> list[Death]:
     """Return the moments at which a stage is killed, one after the other, each time a little further."""
     record = f"{NAME}/runs/{RUN}/{stage}.json"
-    found = [Death(number=1), Death(number=len(commits) // 2 + 1, after=True)]
+    found = [Death(number=1), Death(number=len(commits) // 2, after=True)]
     if any("/cache/" in commit for commit in commits):
         found.append(Death(match="/cache/"))
     return [*found, Death(match=record), Death(match=record, after=True)]
@@ -92,6 +96,29 @@ def test_a_kill_while_spark_writes(table: str, undisturbed: Undisturbed, mortals
     assert unfinished(home) != []
     assert_nothing_partial(home, whole)
     assert_retry(mortals, home, whole, "preprocess")
+
+
+def test_a_kill_takes_spark_along(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    home = copy(undisturbed.before("preprocess"), tmp_path)
+    (tmp_path / "tmp").mkdir()
+    environ = {**home.environ, "MLOPS_SPARK": "local[1]", "TMPDIR": str(tmp_path / "tmp")}
+    for _ in range(2):
+        command = [sys.executable, "-m", "mlops_tasks", *home.command("preprocess")]
+        with psutil.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            servers = wait_for_spark(process)
+            process.kill()
+        assert psutil.wait_procs(servers, timeout=30)[1] == []
+        assert len(list((tmp_path / "tmp").glob("mlops-spark-*/"))) == 1  # the second run swept what the first one left
+
+
+def wait_for_spark(process: psutil.Popen) -> list[psutil.Process]:
+    """Return the JVMs of a process as soon as it has one that serves Spark."""
+    while process.poll() is None:
+        children = process.children()
+        if any("org.apache.spark.deploy.SparkSubmit" in child.cmdline() for child in children):
+            return children
+        time.sleep(0.02)
+    pytest.fail(f"ended with {process.returncode} before it had started Spark")
 
 
 def test_a_loop_killed_five_times_at_random(undisturbed: Undisturbed, mortals: Mortals, tmp_path: Path) -> None:

@@ -403,7 +403,8 @@ def test_the_store_is_told_when_the_disk_is_full(spark: ConnectSpark, tmp_path: 
         with pytest.raises(StoreUnavailable) as caught:
             run(spec(code), [raw], [window], ports=full)
         assert str(caught.value) == (
-            "features.sql, windows 2030-01-01 to 2030-01-01: the disk is full; free some space and run again"
+            f"features.sql, windows 2030-01-01 to 2030-01-01: No space left on device under {full.store.root} "
+            "or Spark's temporary folder; free some space and run again"
         )
         assert list(full.store.list("shop/features/")) == []
     finally:

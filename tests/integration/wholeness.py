@@ -62,7 +62,7 @@ def mlflow_summary(home: Home) -> dict[str, Any]:
     registry = MlflowRegistry(home.mlflow_uri)
     return {
         "runs": sorted(home.mlflow_rows("SELECT name, status, lifecycle_stage FROM runs")),
-        "points": sorted(home.mlflow_rows("SELECT key, step FROM metrics")),
+        "points": sorted(home.mlflow_rows("SELECT key, step FROM metrics WHERE key NOT GLOB '*.rows_per_second'")),
         "params": sorted(home.mlflow_rows("SELECT key, value FROM params WHERE key NOT GLOB '0*'")),
         "versions": [(v.version, v.fingerprint, v.aliases) for v in registry.versions(NAME)],
         "promotions": [(p["alias"], p["from"], p["to"]) for p in registry.history(NAME)],
