@@ -16,7 +16,7 @@ from demo.rest import TERMINAL, AirflowApi
 DAG_ID = f"{PIPELINE}.ingest"
 POLL_S = 1.0
 """The API server that answers polls also serves the tasks: ask seldom."""
-NAMES = ("MLOPS_", "MLFLOW_", "SPARK_")
+NAMES = ("MLOPS_", "MLFLOW_", "SPARK_", "TMPDIR")
 
 
 @contextmanager

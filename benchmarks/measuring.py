@@ -98,7 +98,8 @@ LIMITED = ("what", "median (least to greatest)", "limit", "of the limit", "")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return an environment with bytecode on and all state under `home`."""
+    """Return an environment with bytecode on and all state, scratch files too, under `home`."""
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
     dropped = ("MLOPS_", "MLFLOW_", "AIRFLOW", "SPARK_", "PYTHONDONTWRITEBYTECODE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {
@@ -107,6 +108,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "MLOPS_PIPELINES": str(ROOT / "dags" / "pipelines"),
         "MLOPS_STORE": str(home / ".mlops" / "store"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{home / '.mlops' / 'mlflow.db'}",
+        "TMPDIR": str(home / "tmp"),
         "NO_PROXY": "127.0.0.1,localhost",
         **more,
     }
