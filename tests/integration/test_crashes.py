@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -112,11 +113,12 @@ def test_a_kill_takes_spark_along(undisturbed: Undisturbed, tmp_path: Path) -> N
 
 
 def wait_for_spark(process: psutil.Popen) -> list[psutil.Process]:
-    """Return the JVMs of a process as soon as it has one that serves Spark."""
+    """Return the JVM that serves Spark to a process as soon as there is one."""
     while process.poll() is None:
-        children = process.children()
-        if any("org.apache.spark.deploy.SparkSubmit" in child.cmdline() for child in children):
-            return children
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):  # short-lived ones, such as git's
+                if "org.apache.spark.deploy.SparkSubmit" in child.cmdline():
+                    return [child]
         time.sleep(0.02)
     pytest.fail(f"ended with {process.returncode} before it had started Spark")
 
