@@ -20,6 +20,7 @@ from tests.end_to_end.flights import NAME, wait
 
 pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]
 
+expect.set_options(timeout=60_000)
 DAG_ID = f"{NAME}.train"
 REASON = "the first model, by hand"
 QUIET = (
@@ -105,6 +106,7 @@ def follow_report(page: Page, airflow: Airflow, run_id: str) -> None:
     page.goto(f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}/tasks/evaluate")
     link = page.get_by_role("link", name="Report")
     expect(link).to_be_visible()
+    keep(page, "task")
     page.goto(f"{airflow.url}{link.get_attribute('href')}")
     expect(page.get_by_text("evaluation of a candidate")).to_be_visible()
     keep(page, "report")
