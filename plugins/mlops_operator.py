@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -44,9 +45,13 @@ class TaskSkipped(AirflowSkipException):
 
 def run_in_process(invocation: Invocation) -> Outcome:
     """Run a stage in the task's own process."""
-    from mlops_tasks.runner import invoke  # noqa: PLC0415 - heavy: only the process that runs the stage pays for it
+    from mlops_tasks.adapters.progress import LogProgress  # noqa: PLC0415 - heavy: only the process that runs the stage pays for it
+    from mlops_tasks.runner import invoke  # noqa: PLC0415 - likewise
+    from mlops_tasks.wiring import Adapters  # noqa: PLC0415 - likewise
 
-    return invoke(invocation)
+    adapters = Adapters()
+    adapters.progress = LogProgress(sys.stdout)  # Airflow shows what comes on stderr as errors
+    return invoke(invocation, adapters=adapters)
 
 
 RUNTIMES: dict[str, Callable[[Invocation], Outcome]] = {"process": run_in_process}

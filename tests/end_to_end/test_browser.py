@@ -103,7 +103,7 @@ def fill_form(page: Page) -> None:
 
 def follow_report(page: Page, airflow: Airflow, run_id: str) -> None:
     """Open the evaluation's report by the button on its task."""
-    page.goto(f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}/tasks/evaluate")
+    page.goto(f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}/tasks/evaluate/details")
     link = page.get_by_role("link", name="Report")
     expect(link).to_be_visible()
     keep(page, "task")

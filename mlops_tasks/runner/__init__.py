@@ -1,0 +1,12 @@
+"""Stages of runs to results: everything that starts a stage goes through `Runner.invoke`.
+
+That is the command line, Airflow's operator, and a container. `work.py` has a method a stage: read it to see what
+a result depends on.
+"""
+
+from __future__ import annotations
+
+from mlops_tasks.runner.invocation import Handle, Invocation, Outcome
+from mlops_tasks.runner.runner import RESOLVED, Runner, invoke, roll_back
+
+__all__ = ["RESOLVED", "Handle", "Invocation", "Outcome", "Runner", "invoke", "roll_back"]

@@ -1,0 +1,44 @@
+"""What is asked of the runner, and what it answers: both JSON, so that they can be handed to a container and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mlops_tasks.artifacts import Frozen, Intent, UtcTime
+
+
+class Handle(Frozen):
+    """Where a stage's result is recorded (a key of the store), and the digest of that record."""
+
+    uri: str
+    digest: str
+
+
+class Invocation(Frozen):
+    """What one task of one run does; JSON, so that it can be handed to a container."""
+
+    stage: str
+    pipeline: str
+    run_id: str
+    intent: Intent
+    start: UtcTime
+    end: UtcTime
+    inputs: dict[str, Handle] = Field(default_factory=dict, description="consumed parameter -> the producing task's handle")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="dotted spec key -> value")
+    reason: str = ""
+    who: str = ""
+    now: UtcTime
+    recompute: bool = Field(default=False, description="make the result anew although it exists")
+
+
+class Outcome(Frozen):
+    """What became of an invocation."""
+
+    handle: Handle
+    cached: int
+    computed: int
+    note: str
+    links: dict[str, str] = Field(default_factory=dict, description="what it shows -> store key or URL")
+    facts: dict[str, Any] = Field(default_factory=dict, description="figures for people and for decisions")

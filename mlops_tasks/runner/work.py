@@ -1,0 +1,254 @@
+"""What each stage's result depends on, whether it is there already, and how it is made if not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from mlops_tasks.artifacts import (
+    Candidate,
+    Dataset,
+    Deployment,
+    Features,
+    Intent,
+    RawData,
+    ValidFeatures,
+    ValidRaw,
+    Verdict,
+    Window,
+)
+from mlops_tasks.caching import Cache, Ingredients, ingredients, tell
+from mlops_tasks.core.windows import lookback_windows
+from mlops_tasks.errors import SpecError
+from mlops_tasks.pipeline import Stage
+from mlops_tasks.ports import Ports
+from mlops_tasks.specs import PipelineSpec
+from mlops_tasks.wiring import Adapters
+
+NO_CHAMPION = "none"
+
+
+@dataclass
+class Made:
+    """Results of a stage in order, with why each was made or not."""
+
+    results: list[Any]
+    computed: int
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def note(self) -> str:
+        """Say how many were made and why, and how many were there."""
+        cached = len(self.results) - self.computed
+        if not self.computed:
+            return f"{cached} cached: same inputs, spec and code" if cached != 1 else "cached: same inputs, spec and code"
+        return f"{self.computed} made: {tell(self.reasons)}" + (f"; {cached} cached" if cached else "")
+
+
+class Work:
+    """The work of one pipeline's stages: a method for each, under the stage's name, with the same arguments."""
+
+    def __init__(self, pipeline: PipelineSpec, adapters: Adapters) -> None:
+        """Take the pipeline's spec, overrides applied."""
+        self.pipeline = pipeline
+        self.adapters = adapters
+
+    @cached_property
+    def _cache(self) -> Cache:
+        return Cache(self.adapters.store, self.pipeline.name)
+
+    def with_lookback(self, windows: list[Window]) -> list[Window]:
+        """Return the windows and those that their features look back to, in time order."""
+        extra = lookback_windows(windows, self.pipeline.preprocess.lookback, self.pipeline.cadence)
+        return sorted([*extra, *windows], key=lambda w: w.start)
+
+    def collect(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the window and on the sources' present content."""
+        sources = self.pipeline.collect.sources
+        whole = {
+            name: ports.sources.fingerprint(source, None)
+            for name, source in sources.items()
+            if source.path or not source.event_time
+        }
+
+        def depends(window: Window) -> dict[str, str]:
+            found = {n: whole.get(n) or ports.sources.fingerprint(s, window) for n, s in sources.items()}
+            return {"window": str(window), **found}
+
+        return self._per_window(
+            stage, inputs["windows"], lambda w: w, depends, ports, recompute=recompute, arguments=lambda todo: {"windows": todo}
+        )
+
+    def validate_raw(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the raw rows."""
+
+        def depends(item: RawData) -> dict[str, str]:
+            return {"raw": item.digest}
+
+        return self._per_window(
+            stage, inputs["raw"], lambda r: r.window, depends, ports, recompute=recompute, arguments=lambda todo: {"raw": todo}
+        )
+
+    def preprocess(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the raw rows of the window and of those that it looks back to."""
+        raw: dict[datetime, ValidRaw] = {item.window.start: item for item in inputs["raw"]}
+        windows: list[Window] = inputs["windows"]
+        missing = [w for w in self.with_lookback(windows) if w.start not in raw]
+        if missing:
+            msg = f"preprocess: raw data of window {missing[0]} is missing; collect it first"
+            raise SpecError(msg)
+
+        def depends(window: Window) -> dict[str, str]:
+            needed = self.with_lookback([window])
+            return {"window": str(window), **{f"raw {w.label}": raw[w.start].raw.digest for w in needed}}
+
+        def arguments(todo: list[Window]) -> dict[str, Any]:
+            return {"raw": [raw[w.start] for w in self.with_lookback(todo)], "windows": todo}
+
+        return self._per_window(stage, windows, lambda w: w, depends, ports, recompute=recompute, arguments=arguments)
+
+    def validate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the features."""
+
+        def depends(item: Features) -> dict[str, str]:
+            return {"features": item.digest}
+
+        return self._per_window(
+            stage,
+            inputs["features"],
+            lambda f: f.window,
+            depends,
+            ports,
+            recompute=recompute,
+            arguments=lambda todo: {"features": todo},
+        )
+
+    def snapshot(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on every window's features and the proof that came with them."""
+        features: list[ValidFeatures] = inputs["features"]
+        depends = {f.window.label: digest_pair(f) for f in features}
+        return self._single(
+            stage, f"{features[0].window.label}_{features[-1].window.label}", depends, inputs, ports, recompute=recompute
+        )
+
+    def train(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the dataset version."""
+        dataset: Dataset = inputs["dataset"]
+        return self._single(stage, f"{dataset.as_of:%Y-%m-%d}", {"dataset": dataset.digest}, inputs, ports, recompute=recompute)
+
+    def evaluate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the model, the dataset and the champion that it is compared with."""
+        candidate: Candidate = inputs["candidate"]
+        champion: Deployment | None = inputs["champion"]
+        depends = {
+            "candidate": candidate.fingerprint,
+            "dataset": inputs["dataset"].digest,
+            "champion": champion.fingerprint if champion else NO_CHAMPION,
+        }
+        made = self._single(stage, candidate.fingerprint[:16], depends, inputs, ports, recompute=recompute)
+        judged = json.dumps({"champion_version": champion.version if champion else None}).encode()
+        ports.store.write(judged_key(self.pipeline.name, candidate), judged)
+        return made
+
+    def deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the verdict, on whether the intent may promote, and on where the aliases are now."""
+        verdict: Verdict = inputs["verdict"]
+        depends = {"candidate": verdict.candidate.fingerprint, "verdict": verdict.digest, "intent": _promotes(ports.run.intent)}
+        slot = verdict.candidate.fingerprint[:16]
+        deployment, _ = self._cache.find(slot, self._ingredients(stage, depends), adapter(stage))
+        moved = deployment is not None and deployment.alias != self._alias_of(deployment.version)
+        made = self._single(stage, slot, depends, inputs, ports, recompute=recompute or moved)
+        return replace(made, reasons=["aliases were moved since"]) if moved and not recompute else made
+
+    def _alias_of(self, version: int) -> str:
+        """Return the alias that a version holds now, or `none`."""
+        held = (a for a in ("champion", "challenger") if self.adapters.registry.alias(self.pipeline.name, a) == version)
+        return next(held, "none")
+
+    def monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:  # noqa: ARG002 - likewise
+        """Decide anew each time: the decision depends on the windows before and on what serves."""
+        reports = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=ports)
+        return Made(results=reports, computed=len(reports), reasons=["decided anew"] * len(reports))
+
+    def _ingredients(self, stage: Stage, depends: Mapping[str, str]) -> Ingredients:
+        return ingredients(stage, stage.spec_of(self.pipeline), depends)
+
+    def _per_window(
+        self,
+        stage: Stage,
+        items: Sequence[Any],
+        window_of: Callable[[Any], Window],
+        depends: Callable[[Any], dict[str, str]],
+        ports: Ports,
+        *,
+        recompute: bool,
+        arguments: Callable[[list[Any]], dict[str, Any]],
+    ) -> Made:
+        """Reuse what is there; make all the rest in one call."""
+        keys = [self._ingredients(stage, depends(item)) for item in items]
+        found: dict[int, Any] = {}
+        reasons: list[str] = []
+        for i, item in enumerate(items):
+            result, why = (None, "asked for") if recompute else self._cache.find(window_of(item).label, keys[i], adapter(stage))
+            if result is None:
+                reasons.append(why)
+            else:
+                found[i] = result
+        todo = [i for i in range(len(items)) if i not in found]
+        if todo:
+            made = stage.function()(stage.spec_of(self.pipeline), **arguments([items[i] for i in todo]), ports=ports)
+            by_start = {result.window.start: result for result in made}
+            for i in todo:
+                window = window_of(items[i])
+                found[i] = by_start[window.start]
+                self._cache.keep(window.label, keys[i], found[i])
+        return Made(results=[found[i] for i in range(len(items))], computed=len(todo), reasons=reasons)
+
+    def _single(
+        self,
+        stage: Stage,
+        slot: str,
+        depends: Mapping[str, str],
+        inputs: Mapping[str, Any],
+        ports: Ports,
+        *,
+        recompute: bool,
+    ) -> Made:
+        key = self._ingredients(stage, depends)
+        result, why = (None, "asked for") if recompute else self._cache.find(slot, key, adapter(stage))
+        if result is not None:
+            return Made(results=[result], computed=0)
+        context = replace(ports.run, fingerprint=key.fingerprint)
+        result = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=replace(ports, run=context))
+        self._cache.keep(slot, key, result)
+        return Made(results=[result], computed=1, reasons=[why])
+
+
+def digest_pair(item: ValidFeatures) -> str:
+    """Identify features and the proof that came with them."""
+    return f"{item.features.digest[:32]}{item.digest[:32]}"
+
+
+def element(kind: Any) -> Any:
+    """Return the type of the items of `list[T]` or `Sequence[T]`, or the type itself."""
+    return kind.__args__[0] if hasattr(kind, "__origin__") else kind
+
+
+def adapter(stage: Stage) -> TypeAdapter[Any]:
+    """Return what reads one result of a stage from JSON."""
+    return TypeAdapter(element(stage.produces))
+
+
+def _promotes(intent: Intent) -> str:
+    return "never" if intent in {"backfill", "reproduce"} else "may"
+
+
+def judged_key(pipeline: str, candidate: Candidate) -> str:
+    """Return the key of the record of what a candidate was judged against."""
+    return f"{pipeline}/judged/{candidate.fingerprint[:32]}.json"
