@@ -33,7 +33,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  $(VENV)/bin/python -m ensurepip --upgrade >/dev/null; \
 	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$uv"; fi
 	@echo "Installing the locked versions (5 GB with CUDA's libraries; minutes the first time)"
-	@$(VENV)/bin/uv pip sync --compile-bytecode requirements.lock
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --no-deps --compile-bytecode --editable .
 	@touch $@
 

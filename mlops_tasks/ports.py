@@ -86,7 +86,7 @@ class ModelRegistry(Protocol):
         """Return the version that an alias names, or None."""
 
     def promote(self, name: str, alias: str, version: int, *, expected: int | None, reason: str, who: str) -> None:
-        """Move an alias if it still names `expected`; write the ledger. Raises: RegistryUnavailable, ModelRejected on a race."""
+        """Move an alias if it still names `expected`; write the ledger. Raises: RegistryUnavailable, ModelRejected (a race)."""
 
     def history(self, name: str) -> list[dict[str, str]]:
         """Return the promotions, oldest first: at, alias, from, to, reason, who."""

@@ -1,0 +1,1 @@
+"""Adapters: the ports, implemented on local disk, Spark, MLflow and the sources."""

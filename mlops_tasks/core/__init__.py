@@ -1,0 +1,1 @@
+"""The computing, without clients: windows, expectations, network, fitting, metrics, gates, drift."""
