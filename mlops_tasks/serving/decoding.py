@@ -45,7 +45,7 @@ class Layout:
         return cls(numeric, categorical, columns, signature.null_token, whole=not TENSORS & columns)
 
 
-class BadRequest(Exception):  # noqa: N818 - named as HTTP names it
+class BadRequest(Exception):
     """A request that its sender must mend: an HTTP status and a sentence that says how."""
 
     def __init__(self, message: str, status: int = 400) -> None:
