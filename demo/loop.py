@@ -1,4 +1,4 @@
-"""The demo's story: start everything, train on half a year, bring later days in, watch them, ask the model."""
+"""The demo's story: train on half a year, bring later days in, watch them, ask the model, train again on the whole year."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from demo.services import Services
 
 PIPELINE = "nyc_flights"
-START, END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 7, 1, tzinfo=UTC)
-DAYS_AFTER = 10
-TRAINING_RUN = f"demo__{START:%Y-%m-%d}__{END:%Y-%m-%d}"
+START, MIDDLE, END = (datetime(*date, tzinfo=UTC) for date in ((2013, 1, 1), (2013, 7, 1), (2014, 1, 1)))
+DAYS_AFTER = 14
 DAGS = tuple(f"{PIPELINE}.{kind}" for kind in ("ingest", "train", "monitor", "rollback"))
 PARALLEL = {f"{PIPELINE}.ingest": 3, f"{PIPELINE}.monitor": 1}
 """Runs at a time: the monitor counts alarmed windows in a row, so it goes day by day."""
@@ -41,9 +40,8 @@ def run_loop(services: Services, console: Console) -> None:
         story = _Story(services, api, console)
         with _step(console, "Reading the DAGs") as show:
             _wait_for_dags(api, show)
-        console.print(f"[bold]Training[/] on {START:%Y-%m-%d} to {END:%Y-%m-%d} ({PIPELINE}.train)")
-        training = story.train()
-        days = [END + timedelta(days=n) for n in range(DAYS_AFTER)]
+        first = story.train(MIDDLE, "make demo: the first half of the year")
+        days = [MIDDLE + timedelta(days=n) for n in range(DAYS_AFTER)]
         console.print(f"[bold]Bringing in[/] the {len(days)} days after it ({PIPELINE}.ingest)")
         ingested = story.backfill(f"{PIPELINE}.ingest", days)
         console.print(f"[bold]Watching[/] them for drift ({PIPELINE}.monitor)")
@@ -51,9 +49,11 @@ def run_loop(services: Services, console: Console) -> None:
         with _step(console, "Starting the model server"):
             services.start_server(PIPELINE)
         results = Results(api, services.store)
-        latest = results.records(ingested[-1], "preprocess")[-1]
-        answers = ask(services, PIPELINE, results.file(latest, "features.parquet"))
-        print_summary(services, results, console, training=training, ingested=ingested, monitored=monitored, answers=answers)
+        latest = results.file(results.records(ingested[-1], "preprocess")[-1], "features.parquet")
+        trained = [(first, ask(services, PIPELINE, latest))]
+        second = story.train(END, "make demo: the rest of the year arrived")
+        trained.append((second, ask(services, PIPELINE, latest, version=results.facts(second, "deploy").get("version"))))
+        print_summary(services, results, console, trained=trained, ingested=ingested, monitored=monitored)
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class _Story:
     api: AirflowApi
     console: Console
 
-    def train(self) -> tuple[str, str]:
-        """Trigger the training under a fixed id; follow the one that runs, retry the one that failed, skip a done one."""
-        dag_id = f"{PIPELINE}.train"
-        conf = {"start": START.isoformat(), "end": END.isoformat(), "reason": "make demo"}
-        if not self.api.trigger(dag_id, TRAINING_RUN, conf):
-            state = (self.api.run(dag_id, TRAINING_RUN) or {}).get("state")
+    def train(self, end: datetime, reason: str) -> tuple[str, str]:
+        """Trigger a training under a fixed id; follow the one that runs, retry the one that failed, skip a done one."""
+        dag_id, run_id = f"{PIPELINE}.train", f"demo__{START:%Y-%m-%d}__{end:%Y-%m-%d}"
+        self.console.print(f"[bold]Training[/] on {START:%Y-%m-%d} to {end:%Y-%m-%d} ({dag_id})")
+        if not self.api.trigger(dag_id, run_id, {"start": START.isoformat(), "end": end.isoformat(), "reason": reason}):
+            state = (self.api.run(dag_id, run_id) or {}).get("state")
             if state == "success":
                 self.console.print("  done before; nothing to do")
-                return dag_id, TRAINING_RUN
+                return dag_id, run_id
             if state == "failed":
                 self.console.print("  failed before; its failed tasks run again")
-                self.api.retry(dag_id, TRAINING_RUN)
+                self.api.retry(dag_id, run_id)
         self.api.unpause(dag_id)
-        follow_run(self.api, dag_id, TRAINING_RUN, self.console, watch=self.services.airflow.revive)
-        return dag_id, TRAINING_RUN
+        follow_run(self.api, dag_id, run_id, self.console, watch=self.services.airflow.revive)
+        return dag_id, run_id
 
     def backfill(self, dag_id: str, days: Sequence[datetime]) -> list[tuple[str, str]]:
         """Backfill the days that did not succeed yet; join a backfill that an interrupted demo left running."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlops_tasks.artifacts import FeatureSchema
 
 ROWS = 200
+PICKED_UP_S = 30
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,15 @@ class Answers:
         return sum(half) / len(half)
 
 
-def ask(services: Services, pipeline: str, features: Path) -> Answers:
-    """Send a table's rows to the model: all at once by protocol v2, then one by one as records. Raises: DemoError."""
+def ask(services: Services, pipeline: str, features: Path, *, version: int | None = None) -> Answers:
+    """Send a table's rows to the model: all at once by protocol v2, then one by one as records.
+
+    Given a version, wait until the server has picked it up by itself. Raises: DemoError.
+    """
     schema = load_pipeline(pipeline, services.pipelines).features
     rows = _read_rows(features, schema)
     with httpx.Client(base_url=services.url("server"), timeout=30, trust_env=False) as http:
-        answer = _sent(http, f"/v2/models/{pipeline}/infer", {"inputs": _tensors(rows, schema)})
+        answer = _answer(http, f"/v2/models/{pipeline}/infer", {"inputs": _tensors(rows, schema)}, version)
         scores = next(output["data"] for output in answer["outputs"] if output["name"] == "score")
         times = []
         for row in rows[:32]:
@@ -57,6 +61,19 @@ def ask(services: Services, pipeline: str, features: Path) -> Answers:
         truth=[str(row[schema.label]) in {"True", "1", "1.0", str(schema.positive)} for row in rows],
         milliseconds=1000 * sorted(times)[len(times) // 2],
     )
+
+
+def _answer(http: httpx.Client, path: str, body: object, version: int | None) -> dict[str, Any]:
+    """Ask until the answer is of the version."""
+    deadline = time.monotonic() + PICKED_UP_S
+    while True:
+        answer = _sent(http, path, body)
+        if version is None or answer.get("model_version") == str(version):
+            return answer
+        if time.monotonic() > deadline:
+            msg = f"the model server still serves version {answer.get('model_version')} after {PICKED_UP_S} s, not {version}"
+            raise DemoError(msg)
+        time.sleep(0.2)
 
 
 def _read_rows(features: Path, schema: FeatureSchema) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from mlops_tasks.loading import load_pipeline
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -51,23 +53,28 @@ def print_summary(
     results: Results,
     console: Console,
     *,
-    training: tuple[str, str],
+    trained: Sequence[tuple[tuple[str, str], Answers]],
     ingested: Sequence[tuple[str, str]],
     monitored: Sequence[tuple[str, str]],
-    answers: Answers,
 ) -> None:
-    """Print it all. Runs are given as DAG id and run id."""
+    """Print it all. Runs are given as DAG id and run id; trainings with what was served after each."""
     console.print()
-    console.print(_data(results, training, ingested))
-    console.print(_model(results, training, answers))
-    console.print(_drift(results, monitored))
-    console.print(_addresses(services, results, training))
+    console.print(_data(results, [run for run, _ in trained], ingested))
+    for run, answers in trained:
+        console.print(_model(results, run, answers))
+    ignored = load_pipeline(trained[0][0][0].partition(".")[0], services.pipelines).monitor.ignore
+    console.print(_drift(results, monitored, ignored))
+    console.print(_addresses(services, results, trained[-1][0]))
     console.print("All of it keeps running: [bold]make stop[/] ends it, [bold]make demo[/] goes on from here.")
 
 
-def _data(results: Results, training: tuple[str, str], ingested: Sequence[tuple[str, str]]) -> Table:
+def _data(results: Results, trainings: Sequence[tuple[str, str]], ingested: Sequence[tuple[str, str]]) -> Table:
     table = _table("Data", "windows", "rows", "rejected")
-    sources = [("training", [training], "ingest.preprocess"), ("days after", ingested, "preprocess")]
+    sources = [
+        ("first training", trainings[:1], "ingest.preprocess"),
+        ("days after it", ingested, "preprocess"),
+        ("the whole year", trainings[-1:], "ingest.preprocess"),
+    ]
     for title, runs, task in sources:
         facts = [results.facts(run, task) for run in runs]
         sums = (sum(int(f.get(name, 0)) for f in facts) for name in ("windows", "rows", "rejected"))
@@ -93,12 +100,13 @@ def _model(results: Results, training: tuple[str, str], answers: Answers) -> Tab
     return table
 
 
-def _drift(results: Results, monitored: Sequence[tuple[str, str]]) -> Table:
+def _drift(results: Results, monitored: Sequence[tuple[str, str]], ignored: Sequence[str]) -> Table:
     table = _table("Drift", "status", "what moved most")
     for run in monitored:
         for report in results.records(run, "monitor"):
-            moved = max(report["columns"], key=lambda c: c["distance"], default=None)
-            column = f"{moved['column']} ({moved['distance']:.2f})" if moved else ""
+            watched = [c for c in report["columns"] if c["column"] not in ignored]
+            moved = max(watched, key=lambda c: c["standardised"], default=None)
+            column = f"{moved['column']} ({moved['standardised']:.1f} robust sd)" if moved else ""
             table.add_row(report["window"]["start"][:10], report["status"], column)
     return table
 
