@@ -106,7 +106,7 @@ def test_ingest_has_one_true_interval_a_window(dags: dict[str, DAG]) -> None:
 def test_the_form_of_train(dags: dict[str, DAG]) -> None:
     params = dags[f"{NAME}.train"].params
     assert list(params) == ["start", "end", "promote", "trials", "reason", "intent"]
-    defaults = {"start": None, "end": None, "promote": "auto", "trials": 1, "reason": "", "intent": None}
+    defaults = {"start": None, "end": None, "promote": "auto", "trials": 1, "reason": None, "intent": None}
     assert params.dump() == defaults
     for name in params:
         schema = params.get_param(name).schema
