@@ -6,7 +6,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,6 @@ os.environ.update(
 
 
 @pytest.fixture(scope="session")
-def spark_url() -> Iterator[str]:
-    """One Spark server for all tests: it takes seconds to start."""
-    server = start_for_this_process("local[2]", "1g")
-    yield server.url
-    server.process.terminate()
-    server.process.wait(timeout=30)
+def spark_url() -> str:
+    """One Spark server for all tests: it takes seconds to start. It ends with this process, after its sessions."""
+    return start_for_this_process("local[2]", "1g").url

@@ -127,11 +127,14 @@ def test_a_loop_killed_five_times_at_random(undisturbed: Undisturbed, mortals: M
     whole, home = undisturbed.after("deploy"), copy(undisturbed.before("collect"), tmp_path)
     chance = random.Random(20_240_101)
     command = ["run", NAME, *RANGE, "--json"]
+    codes = []
     for _ in range(5):
+        # What earlier tries finished is kept, so a late moment may come after the end of a later try.
         death = Death(number=chance.randint(5, 40), after=True, delay_s=chance.uniform(0, 0.2))
-        ended = mortals.run(command, home.environ, death)
-        assert ended.code == KILLED, ended.err
+        codes.append(mortals.run(command, home.environ, death).code)
         assert_nothing_partial(home, whole)
+    assert set(codes[:3]) == {KILLED}
+    assert set(codes) <= {KILLED, 0}
     ended = mortals.run(command, home.environ)
     assert ended.code == 0, ended.err
     runs = f"{NAME}/runs/"
