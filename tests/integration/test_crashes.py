@@ -130,10 +130,10 @@ def test_a_loop_killed_five_times_at_random(undisturbed: Undisturbed, mortals: M
     codes = []
     for _ in range(5):
         # What earlier tries finished is kept, so a late moment may come after the end of a later try.
-        death = Death(number=chance.randint(5, 40), after=True, delay_s=chance.uniform(0, 0.2))
+        death = Death(number=chance.randint(2, 14), after=True, delay_s=chance.uniform(0, 0.2))
         codes.append(mortals.run(command, home.environ, death).code)
         assert_nothing_partial(home, whole)
-    assert set(codes[:3]) == {KILLED}
+    assert codes[0] == KILLED
     assert set(codes) <= {KILLED, 0}
     ended = mortals.run(command, home.environ)
     assert ended.code == 0, ended.err
