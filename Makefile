@@ -56,7 +56,7 @@ test: $(INSTALLED) ## all tests that this machine can run
 	pytest
 
 test-fast: $(INSTALLED) ## tests without a scheduler, a browser or Docker, in under five minutes
-	pytest -m 'not (airflow or browser or docker or slow)'
+	pytest -m 'not (airflow or browser or slow)'
 
 demo: $(INSTALLED) ## a real Airflow runs the whole loop on New York flights and stays up
 	@python -m demo start
