@@ -171,7 +171,7 @@ class Work:
         held = (a for a in ("champion", "challenger") if self.adapters.registry.alias(self.pipeline.name, a) == version)
         return next(held, "none")
 
-    def monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:  # noqa: ARG002 - likewise
+    def monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:  # noqa: ARG002 - one signature for all stages
         """Decide anew each time: the decision depends on the windows before and on what serves."""
         reports = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=ports)
         return Made(results=reports, computed=len(reports), reasons=["decided anew"] * len(reports))
