@@ -82,7 +82,7 @@ class Work:
             return {"window": str(window), **found}
 
         return self._per_window(
-            stage, inputs["windows"], lambda w: w, depends, ports, recompute=recompute, arguments=lambda todo: {"windows": todo}
+            stage, inputs["windows"], depends, ports, recompute=recompute, arguments=lambda todo: {"windows": todo}
         )
 
     def validate_raw(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
@@ -91,9 +91,7 @@ class Work:
         def depends(item: RawData) -> dict[str, str]:
             return {"raw": item.digest}
 
-        return self._per_window(
-            stage, inputs["raw"], lambda r: r.window, depends, ports, recompute=recompute, arguments=lambda todo: {"raw": todo}
-        )
+        return self._per_window(stage, inputs["raw"], depends, ports, recompute=recompute, arguments=lambda todo: {"raw": todo})
 
     def preprocess(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the raw rows of the window and of those that it looks back to."""
@@ -111,7 +109,7 @@ class Work:
         def arguments(todo: list[Window]) -> dict[str, Any]:
             return {"raw": [raw[w.start] for w in self.with_lookback(todo)], "windows": todo}
 
-        return self._per_window(stage, windows, lambda w: w, depends, ports, recompute=recompute, arguments=arguments)
+        return self._per_window(stage, windows, depends, ports, recompute=recompute, arguments=arguments)
 
     def validate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the features."""
@@ -122,7 +120,6 @@ class Work:
         return self._per_window(
             stage,
             inputs["features"],
-            lambda f: f.window,
             depends,
             ports,
             recompute=recompute,
@@ -183,7 +180,6 @@ class Work:
         self,
         stage: Stage,
         items: Sequence[Any],
-        window_of: Callable[[Any], Window],
         depends: Callable[[Any], dict[str, str]],
         ports: Ports,
         *,
@@ -195,7 +191,9 @@ class Work:
         found: dict[int, Any] = {}
         reasons: list[str] = []
         for i, item in enumerate(items):
-            result, why = (None, "asked for") if recompute else self._cache.find(window_of(item).label, keys[i], adapter(stage))
+            result, why = (
+                (None, "asked for") if recompute else self._cache.find(_window_of(item).label, keys[i], adapter(stage))
+            )
             if result is None:
                 reasons.append(why)
             else:
@@ -205,7 +203,7 @@ class Work:
             made = stage.function()(stage.spec_of(self.pipeline), **arguments([items[i] for i in todo]), ports=ports)
             by_start = {result.window.start: result for result in made}
             for i in todo:
-                window = window_of(items[i])
+                window = _window_of(items[i])
                 found[i] = by_start[window.start]
                 self._cache.keep(window.label, keys[i], found[i])
         return Made(results=[found[i] for i in range(len(items))], computed=len(todo), reasons=reasons)
@@ -228,6 +226,12 @@ class Work:
         result = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=replace(ports, run=context))
         self._cache.keep(slot, key, result)
         return Made(results=[result], computed=1, reasons=[why])
+
+
+def _window_of(item: Any) -> Window:
+    """Return the window that an input of a stage is of."""
+    window: Window = item if isinstance(item, Window) else item.window
+    return window
 
 
 def digest_pair(item: ValidFeatures) -> str:
