@@ -165,7 +165,8 @@ def _watch_spark() -> None:
 
     def parquet(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
         def watch() -> None:
-            while not any(Path(path.removeprefix("file://")).glob("_temporary/0/*")):
+            folder = Path(path.removeprefix("file://"))
+            while not (folder / "_temporary" / "0").exists() and not (folder / "_SUCCESS").exists():
                 time.sleep(0.001)
             REAPER.pass_moment("spark", path, lambda: None)
 

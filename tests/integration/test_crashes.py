@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.crashing import Death
 from tests.integration.tiny_pipeline import CONSUMES, NAME, RANGE, RUN
-from tests.integration.wholeness import assert_nothing_partial, assert_whole, keys, mlflow_summary, unfinished
+from tests.integration.wholeness import assert_nothing_partial, assert_whole, keys, mlflow_summary, swept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,6 @@ def test_a_kill_while_spark_writes(table: str, undisturbed: Undisturbed, mortals
     home, whole = copy(undisturbed.before("preprocess"), tmp_path), undisturbed.after("preprocess")
     ended = mortals.run(home.command("preprocess"), home.environ, Death(kind="spark", match=table))
     assert ended.code == KILLED, ended.err
-    assert unfinished(home) != []
     assert_nothing_partial(home, whole)
     assert_retry(mortals, home, whole, "preprocess")
 
@@ -142,4 +141,4 @@ def test_a_loop_killed_five_times_at_random(undisturbed: Undisturbed, mortals: M
     assert mlflow_summary(home) == mlflow_summary(whole)
     assert ended.result["metrics"] == whole.results("evaluate")[0]["metrics"]
     assert (ended.result["version"], ended.result["alias"]) == (1, "champion")
-    assert unfinished(home) == []
+    assert swept(home) == []
