@@ -7,6 +7,7 @@ are checked against their sha256 before it counts.
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -57,6 +58,13 @@ def ingredients(stage: Stage, spec: BaseModel, inputs: Mapping[str, str]) -> Ing
     return Ingredients(
         stage=stage.name, spec=fields, code=code_digest(stage.name), libraries=_versions(stage.libraries), inputs=dict(inputs)
     )
+
+
+@lru_cache
+def package_digest() -> str:
+    """Hash the sources of the whole package: equal where the same code runs."""
+    files = sorted(path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return digest_of({path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
 @lru_cache

@@ -48,6 +48,12 @@ class RegistryUnavailable(PipelineError):
     retryable = True
 
 
+class Superseded(PipelineError):
+    """Another try of the same task has taken over: this one may publish nothing any more."""
+
+    exit_code = 7
+
+
 class NothingToDo(PipelineError):
     """There is no work, e.g. the source has no data for the window yet."""
 

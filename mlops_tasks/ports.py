@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from mlops_tasks.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,33 @@ if TYPE_CHECKING:
 
     from mlops_tasks.artifacts import Candidate, Deployment, FileRef, Intent, Verdict, Window
     from mlops_tasks.specs import Source
+
+
+class SparkStaging(Protocol):
+    """A folder that Spark may write to, wherever it runs, and that no reader of the store looks into."""
+
+    @property
+    def uri(self) -> str:
+        """Where Spark writes, without a slash at its end."""
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names, relative to `uri`, of the data files below a folder of it, sorted. Raises: StoreUnavailable."""
+
+    def fetch(self, name: str) -> Path:
+        """Return a local copy of a file, which the caller may change or move away. Raises: StoreUnavailable."""
+
+
+@dataclass
+class Moved:
+    """Bytes and files that went between the store and this process."""
+
+    downloaded_bytes: int = 0
+    downloaded_files: int = 0
+    uploaded_bytes: int = 0
+    uploaded_files: int = 0
+    reused_bytes: int = 0
+    reused_files: int = 0
+    """What was wanted and did not have to be moved, since a verified copy lay here already."""
 
 
 class ArtifactStore(Protocol):
@@ -57,6 +86,13 @@ class ArtifactStore(Protocol):
 
     def spark_uri(self, key: str) -> str:
         """Return the URI under which Spark reads or writes a key."""
+
+    def spark_staging(self) -> AbstractContextManager[SparkStaging]:
+        """Give an empty folder that Spark can write to; removed at the end, by a later process if this one is killed."""
+
+    @property
+    def moved(self) -> Moved:
+        """What this store object has moved so far; all zero for a local folder."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +230,8 @@ class RunContext:
     """The pipeline's sentence about itself, for reports and model cards."""
     owner: str = ""
     """Who is asked about the pipeline, for reports and model cards."""
+    resources: Resources = field(default_factory=Resources)
+    """What the pipeline grants the stage: GPUs and limits. Part of no cache key."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from mlops_tasks.artifacts import FeatureSchema, Frozen, UtcTime
+from mlops_tasks.resources import Resources
 
 Cadence = Literal["hour", "day", "week", "month"]
 ColumnType = Literal["int", "float", "string", "bool", "timestamp", "date"]
 Privacy = Literal["keep", "private", "drop", "hash"]
+StageName = Literal["collect", "validate_raw", "preprocess", "validate", "snapshot", "train", "evaluate", "deploy", "monitor"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -341,6 +343,9 @@ class PipelineSpec(Frozen):
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     deploy: DeploySpec = Field(default_factory=DeploySpec)
     monitor: MonitorSpec = Field(default_factory=MonitorSpec)
+    resources: dict[StageName, Resources] = Field(
+        default_factory=dict, description="stage -> limits of its container, and its GPUs; part of no cache key"
+    )
 
     @model_validator(mode="after")
     def _features_are_allowed(self) -> Self:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.errors import SpecError
 from mlops_tasks.ports import Ports, RunContext
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mlops_tasks.ports import ArtifactStore, ExperimentTracker, ModelRegistry, Progress, SourceReader, Spark
 
@@ -26,6 +26,12 @@ class Adapters:
     """Every adapter of this process; each is imported and made at its first use."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    _guard_registry: Callable[[ModelRegistry], Any] | None = field(default=None, init=False, repr=False)
+
+    def guard(self, store: Callable[[ArtifactStore], Any], registry: Callable[[ModelRegistry], Any]) -> None:
+        """Put a guard before the store and, once it is used, before the registry."""
+        self.__dict__["store"] = store(self.store)
+        self._guard_registry = registry
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -49,7 +55,8 @@ class Adapters:
         """The model registry of the tracking URI."""
         from mlops_tasks.adapters.mlflow_registry import MlflowRegistry  # noqa: PLC0415 - at first use
 
-        return MlflowRegistry(self.tracking_uri)
+        registry: ModelRegistry = MlflowRegistry(self.tracking_uri)
+        return self._guard_registry(registry) if self._guard_registry else registry
 
     @cached_property
     def tracker(self) -> ExperimentTracker:

@@ -13,6 +13,7 @@ from mlops_tasks.adapters.scratch import scratch, sweep
 from mlops_tasks.artifacts import FileRef
 from mlops_tasks.core.publishing import hash_file
 from mlops_tasks.errors import StoreUnavailable
+from mlops_tasks.ports import Moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +166,39 @@ class LocalStore:
     def spark_uri(self, key: str) -> str:
         """Return the key's `file://` URI."""
         return self._path(key).as_uri()
+
+    @contextmanager
+    def spark_staging(self) -> Iterator[LocalSparkStaging]:
+        """Give a staging folder; Spark has to see the same disk."""
+        with self.staging() as folder:
+            yield LocalSparkStaging(folder)
+
+    @property
+    def moved(self) -> Moved:
+        """Return zeros: files are renamed and read in place."""
+        return Moved()
+
+
+class LocalSparkStaging:
+    """Implements `SparkStaging` in a folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`, which is there."""
+        self._folder = folder
+
+    @property
+    def uri(self) -> str:
+        """The folder's `file://` URI."""
+        return self._folder.as_uri()
+
+    def files(self, folder: str) -> list[str]:
+        """Return the data files' names; Spark's own begin with a dot or an underscore."""
+        found = (path.relative_to(self._folder) for path in (self._folder / folder).rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if not path.name.startswith((".", "_")))
+
+    def fetch(self, name: str) -> Path:
+        """Return the file itself."""
+        return self._folder / name
 
 
 def _sync(path: Path) -> None:

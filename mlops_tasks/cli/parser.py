@@ -14,12 +14,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mlops",
         description="The whole machine-learning lifecycle of the pipelines in dags/pipelines, without Airflow or inside it.",
         epilog="Exit codes: 0 done, 1 bug, 2 wrong spec or argument, 3 data rejected, 4 model rejected, 5 store or source "
-        "unavailable, 6 registry unavailable, 99 nothing to do.",
+        "unavailable, 6 registry unavailable, 7 superseded by another try, 99 nothing to do.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
     _add_run(commands)
     _add_stage(commands)
+    _add_perform(commands)
     _add_status(commands)
     _add_serve(commands)
     _add_models(commands)
@@ -95,7 +96,7 @@ def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
     command = _command(
         commands,
         "stage",
-        "Run one stage of one run: what a container starts.",
+        "Run one stage of one run.",
         "mlops stage collect nyc_flights --run-id r1 --start 2013-01-01 --end 2013-01-02 --json",
         "mlops stage validate_raw nyc_flights --run-id r1 --start 2013-01-01 --end 2013-01-02 --input raw=KEY@DIGEST",
     )
@@ -110,6 +111,16 @@ def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
     command.add_argument("--recompute", action="store_true", help="make the result anew although it exists")
     command.add_argument("--output", metavar="FILE", help="write the outcome there too, atomically")
     _add_overrides(command)
+
+
+def _add_perform(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "perform",
+        "Perform one assigned try of a stage: what a container starts. The answer is written beside the assignment.",
+        "mlops perform nyc_flights/tries/train-manual__1/collect/0001/assignment.json",
+    )
+    command.add_argument("key", metavar="KEY", help="the assignment's key in the store")
 
 
 def _add_status(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command

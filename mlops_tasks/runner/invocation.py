@@ -42,3 +42,4 @@ class Outcome(Frozen):
     note: str
     links: dict[str, str] = Field(default_factory=dict, description="what it shows -> store key or URL")
     facts: dict[str, Any] = Field(default_factory=dict, description="figures for people and for decisions")
+    moved: dict[str, int] = Field(default_factory=dict, description="bytes and files that went between store and stage")

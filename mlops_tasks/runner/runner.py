@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from mlops_tasks.errors import NothingToDo, SpecError, StoreUnavailable
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.ports import ArtifactStore, Ports, RunContext
+from mlops_tasks.resources import Resources
 from mlops_tasks.runner.description import describe
 from mlops_tasks.runner.invocation import Handle, Invocation, Outcome
 from mlops_tasks.runner.work import Made, Work, adapter, element, judged_key
@@ -51,6 +53,7 @@ class Runner:
         stage = stage_named(invocation.stage)
         ports = self.adapters.ports(self._context(invocation))
         windows = windows_between(invocation.start, invocation.end, self.pipeline.cadence)
+        before = asdict(ports.store.moved)
         inputs = self._inputs(stage, invocation, windows, ports)
         made: Made = getattr(self._work, stage.name)(stage, inputs, ports, recompute=invocation.recompute)
         handle = self._record(invocation, made.results)
@@ -62,6 +65,7 @@ class Runner:
             note=made.note,
             links=links,
             facts=facts,
+            moved={name: count - before[name] for name, count in asdict(ports.store.moved).items()},
         )
 
     def results(self, stage: Stage, handle: Handle) -> list[Any]:
@@ -97,6 +101,7 @@ class Runner:
             who=invocation.who,
             description=self.pipeline.description,
             owner=self.pipeline.owner,
+            resources=self.pipeline.resources.get(invocation.stage, Resources()),  # type: ignore[call-overload]  # checked before
         )
 
     def _inputs(self, stage: Stage, invocation: Invocation, windows: list[Window], ports: Ports) -> dict[str, Any]:
@@ -145,7 +150,7 @@ class Runner:
         return None if before is None else self.adapters.registry.deployment(self.pipeline.name, before)
 
     def _record(self, invocation: Invocation, results: Sequence[Artifact]) -> Handle:
-        key = f"{invocation.pipeline}/runs/{_path_segment(invocation.run_id)}/{invocation.stage}.json"
+        key = f"{invocation.pipeline}/runs/{path_segment(invocation.run_id)}/{invocation.stage}.json"
         data = json.dumps({"results": [item.model_dump(mode="json") for item in results]}).encode()
         self.adapters.store.write(key, data)
         return Handle(uri=key, digest=hashlib.sha256(data).hexdigest())
@@ -182,6 +187,6 @@ def stage_named(name: str) -> Stage:
     return BY_NAME[name]
 
 
-def _path_segment(run_id: str) -> str:
+def path_segment(run_id: str) -> str:
     """Make a run id fit a key: Airflow's ids hold colons and pluses; a leading dot would hide it or lead away."""
     return re.sub(r"[^\w.=-]|^\.", "_", run_id, flags=re.ASCII)
