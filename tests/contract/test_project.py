@@ -62,6 +62,7 @@ def test_exit_codes_are_unique_and_stay() -> None:
         "ModelRejected": 4,
         "StoreUnavailable": 5,
         "RegistryUnavailable": 6,
+        "Superseded": 7,
         "NothingToDo": 99,
     }
 
