@@ -7,11 +7,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from mlops_tasks.adapters.spark import start_for_this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.s3_servers import Moto, S3Proxy
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,3 +42,24 @@ os.environ.update(
 def spark_url() -> str:
     """One Spark server for all tests: it takes seconds to start. It ends with this process, after its sessions."""
     return start_for_this_process("local[2]", "1g").url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Proxy]:
+    """An S3 server that checks signatures, with its own credentials; a test that takes it down puts it up again."""
+    from tests.s3_servers import S3Proxy  # noqa: PLC0415 - only where it is asked for
+
+    server = S3Proxy(tmp_path_factory.mktemp("s3proxy"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Moto]:
+    """An S3 server in this process that knows all of S3's calls and checks no credentials."""
+    from tests.s3_servers import Moto  # noqa: PLC0415 - only where it is asked for
+
+    server = Moto()
+    yield server
+    server.stop()
