@@ -1,8 +1,10 @@
 """A store and a registry to ones that refuse to change anything once another try has taken the task over.
 
 A task whose worker is lost is tried again, while the first try may still run somewhere (a zombie). Each try has a
-token, the number of its try; whoever finds a greater one stops. Files are content-addressed, so a zombie's do no
+token, the number of its folder; whoever finds a greater one stops. Files are content-addressed, so a zombie's do no
 harm and are checked for at most once a second; records and promotions are checked each time.
+Between a check and the change that follows it lies no lock, only milliseconds: a promotion is a compare-and-swap and a
+registration is by fingerprint, so neither can be lost or doubled there; a record is replaced by an equal one.
 """
 
 from __future__ import annotations
@@ -39,11 +41,17 @@ class Fence:
         """
         if time.monotonic() - self._checked < at_most_every_s:
             return
-        latest = max((int(key.removeprefix(self._tries).split("/")[0]) for key in self._store.list(self._tries)), default=0)
+        latest = max(numbers(self._store, self._tries), default=0)
         if latest > self._number:
             msg = f"store: try {self._number} of {self._tries} was superseded by try {latest}, so it publishes nothing more"
             raise Superseded(msg)
         self._checked = time.monotonic()
+
+
+def numbers(store: ArtifactStore, tries: str) -> set[int]:
+    """Return the numbers of the tries that lie under a key prefix; other things that lie there are none."""
+    found = (key.removeprefix(tries).split("/")[0] for key in store.list(tries))
+    return {int(number) for number in found if number.isdecimal()}
 
 
 class FencedStore:
@@ -70,6 +78,11 @@ class FencedStore:
         """As the port's, after a check."""
         self._fence.check(at_most_every_s=RECHECK_S)
         return self._store.publish(source, key, rows=rows)
+
+    def delete(self, key: str) -> None:
+        """As the port's, after a check."""
+        self._fence.check()
+        self._store.delete(key)
 
 
 class FencedRegistry:

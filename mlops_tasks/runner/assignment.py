@@ -1,21 +1,24 @@
 """One try of one task, handed to a container (or a pod, or a remote job) through the store, and its answer.
 
-`assign` writes `<pipeline>/tries/<run>/<stage>/<try>/assignment.json`: the invocation, the whole spec, the code that the
-scheduler has. The container reads it, works, and writes `answer.json` beside it. The folder of a later try fences
-earlier ones off.
+`assign` writes `<pipeline>/tries/<run>/<stage>/<number>/assignment.json`: the invocation, the whole spec, the code that
+the scheduler has. The container reads it, works, and writes `answer.json` beside it. A later folder fences earlier
+ones off. No folder is used twice, so an answer is never taken for another try's, also where a run was deleted and
+made again under its old name.
 """
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mlops_tasks import errors
-from mlops_tasks.adapters.fencing import Fence, FencedRegistry, FencedStore
+from mlops_tasks.adapters.fencing import Fence, FencedRegistry, FencedStore, numbers
 from mlops_tasks.artifacts import Frozen
 from mlops_tasks.caching import package_digest
-from mlops_tasks.errors import PipelineError, SpecError, StoreUnavailable, Superseded
+from mlops_tasks.errors import PipelineError, SpecError, Superseded
 from mlops_tasks.loading import apply_overrides
 from mlops_tasks.ports import ArtifactStore
 from mlops_tasks.runner.invocation import Invocation, Outcome
@@ -29,7 +32,7 @@ class Assignment(Frozen):
 
     invocation: Invocation
     spec: dict[str, Any] = Field(description="the pipeline's spec as JSON, its features' code included, overrides not applied")
-    number: int = Field(ge=1, description="number of the try: the fencing token")
+    number: int = Field(ge=1, description="number of its folder: the fencing token")
     code: str = Field(description="digest of the package's sources that the scheduler has; an image with others is refused")
 
 
@@ -47,21 +50,43 @@ class Answer(Frozen):
     failure: Failure | None = None
 
 
-def assign(store: ArtifactStore, invocation: Invocation, spec: PipelineSpec, number: int) -> str:
-    """Write the assignment of try `number`; return its key. Writing the same try again gives the same key.
+def assign(store: ArtifactStore, invocation: Invocation, spec: PipelineSpec, number: int = 1) -> str:
+    """Write an assignment and so fence off all earlier ones of this task of this run; return its key.
+
+    Args:
+        store: where both sides look.
+        invocation: what to do; `now` is when the try started.
+        spec: the pipeline's spec, overrides not applied.
+        number: the least number that the try gets: the scheduler's own, for people who look into the store.
 
     Raises:
-        Superseded: a later try exists.
+        Superseded: a try that started later has been assigned already, so whoever calls this was given up.
         StoreUnavailable: as the store does.
 
     """
     folder = tries(invocation)
-    Fence(store, folder, number).check()
-    key = f"{folder}{number:04d}/assignment.json"
     plain = spec.model_dump(mode="json", by_alias=True)
-    assignment = Assignment(invocation=invocation, spec=plain, number=number, code=package_digest())
-    store.write(key, assignment.model_dump_json().encode())
-    return key
+    while True:
+        latest = max(numbers(store, folder), default=0)
+        _require_latest(store, folder, latest, invocation)
+        number = max(number, latest + 1)
+        key = f"{folder}{number:04d}/assignment.json"
+        assignment = Assignment(invocation=invocation, spec=plain, number=number, code=package_digest())
+        if store.create(key, assignment.model_dump_json().encode()):
+            return key
+
+
+def _require_latest(store: ArtifactStore, folder: str, latest: int, invocation: Invocation) -> None:
+    try:
+        other = json.loads(store.read(f"{folder}{latest:04d}/assignment.json"))["invocation"]["now"]
+    except (KeyError, ValueError):
+        return  # none yet, or of another version of this package: then it is an earlier one
+    if datetime.fromisoformat(other) > invocation.now:
+        msg = (
+            f"store: the try of {folder} that started at {invocation.now:%Y-%m-%dT%H:%M:%SZ} was superseded by "
+            f"try {latest}, which started at {other}; it does nothing"
+        )
+        raise Superseded(msg)
 
 
 def tries(invocation: Invocation) -> str:
@@ -78,39 +103,65 @@ def perform(key: str, adapters: Adapters | None = None) -> Outcome:
     """
     adapters = adapters or Adapters()
     store = adapters.store
-    try:
-        assignment = Assignment.model_validate_json(store.read(key))
-    except KeyError as error:
-        msg = f"store {store.root}: there is no assignment {key}; is MLOPS_STORE the scheduler's?"
-        raise SpecError(msg) from error
+    assignment = _read(store, key)
     fence = Fence(store, tries(assignment.invocation), assignment.number)
     adapters.guard(lambda s: FencedStore(s, fence), lambda r: FencedRegistry(r, fence))
     try:
-        _require_same_code(assignment)
         pipeline = apply_overrides(PipelineSpec.model_validate(assignment.spec), assignment.invocation.overrides)
         outcome = Runner(pipeline, adapters).invoke(assignment.invocation)
     except Superseded:
         raise  # nobody waits for this answer
     except PipelineError as error:
-        _answer(store, key, Answer(failure=Failure(error=type(error).__name__, message=str(error))))
+        _answer(adapters.store, key, failed(error))
         raise
-    _answer(store, key, Answer(outcome=outcome))
+    _answer(adapters.store, key, Answer(outcome=outcome))
     return outcome
+
+
+def _read(store: ArtifactStore, key: str) -> Assignment:
+    """Read an assignment; one of other code is answered with a refusal, whatever it looks like."""
+    try:
+        data = store.read(key)
+    except KeyError as error:
+        msg = f"store {store.root}: there is no assignment {key}; is MLOPS_STORE the scheduler's?"
+        raise SpecError(msg) from error
+    here, there = package_digest(), json.loads(data)["code"]
+    if here != there:
+        refusal = SpecError(
+            f"image: it holds the package's code {here[:12]}, the scheduler has {there[:12]}; "
+            "build the images anew (make images) and use the same version everywhere"
+        )
+        _answer(store, key, failed(refusal))
+        raise refusal
+    return Assignment.model_validate_json(data)
+
+
+def failed(error: PipelineError) -> Answer:
+    """Return the answer that an anticipated error is."""
+    return Answer(failure=Failure(error=type(error).__name__, message=str(error)))
 
 
 def read_answer(store: ArtifactStore, key: str) -> Outcome | None:
     """Return the outcome that an assignment's try answered with, or None when it ended without an answer.
 
     Raises:
-        PipelineError: the one that the stage raised.
+        PipelineError: the one that the stage raised; SpecError for an answer of another version's.
 
     """
     try:
-        answer = Answer.model_validate_json(store.read(_answer_key(key)))
+        data = store.read(_answer_key(key))
     except KeyError:
         return None
+    try:
+        answer = Answer.model_validate_json(data)
+    except ValidationError as error:
+        msg = f"store: {_answer_key(key)} is no answer of this version's; use the same version in images and scheduler"
+        raise SpecError(msg) from error
     if answer.failure is not None:
-        kind = getattr(errors, answer.failure.error, StoreUnavailable)
+        kind = getattr(errors, answer.failure.error, None)
+        if not (isinstance(kind, type) and issubclass(kind, PipelineError)):
+            msg = f"store: {_answer_key(key)} names the unknown error {answer.failure.error}: {answer.failure.message}"
+            raise SpecError(msg)
         raise kind(answer.failure.message)
     return answer.outcome
 
@@ -121,13 +172,3 @@ def _answer_key(key: str) -> str:
 
 def _answer(store: ArtifactStore, key: str, answer: Answer) -> None:
     store.write(_answer_key(key), answer.model_dump_json().encode())
-
-
-def _require_same_code(assignment: Assignment) -> None:
-    here = package_digest()
-    if here != assignment.code:
-        msg = (
-            f"image: it holds the package's code {here[:12]}, the scheduler has {assignment.code[:12]}; "
-            "build the images anew (make images) and use the same version everywhere"
-        )
-        raise SpecError(msg)
