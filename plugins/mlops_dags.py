@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, Param, get_parsing_context
 
-from mlops_operator import StageOperator
+from mlops_operator import StageOperator, runtime
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names, pipelines_root
-from mlops_tasks.pipeline import BY_NAME
+from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.specs import Cadence, PipelineSpec
 
 CRON: dict[Cadence, str] = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 1", "month": "0 0 1 * *"}
 GPU_POOL = "gpu"
+REAPER = "mlops.reaper"
 
 
 def pipelines(kind: str) -> Iterator[PipelineSpec]:
@@ -91,6 +92,41 @@ def about(spec: PipelineSpec, kind: str, summary: str, **more: Any) -> dict[str,
     }
 
 
+def reaps() -> bool:
+    """Tell whether the DAG that removes lost containers is wanted: in a task's process only if it is the task's own."""
+    return runtime() == "docker" and get_parsing_context().dag_id in {None, REAPER}
+
+
+def about_reaper() -> dict[str, Any]:
+    """Return the arguments of the DAG that removes lost containers; it is on from the start."""
+    summary = "Removes containers of this installation that no task owns any more, and says why."
+    return {
+        "dag_id": REAPER,
+        "description": summary,
+        "doc_md": f"### {REAPER}\n\n{summary}",
+        "tags": ["mlops"],
+        "start_date": datetime(2024, 1, 1, tzinfo=UTC),
+        "catchup": False,
+        "is_paused_upon_creation": False,
+    }
+
+
+def stage_operator() -> type[StageOperator]:
+    """Return the operator of MLOPS_RUNTIME; one that it doesn't know says so when it runs."""
+    if runtime() == "docker":
+        from mlops_docker import DockerStageOperator  # noqa: PLC0415 - 1 s of imports that only this runtime needs
+
+        return DockerStageOperator
+    return StageOperator
+
+
+def _slots(stage: Stage, spec: PipelineSpec) -> dict[str, Any]:
+    """Take a slot of the GPUs' pool for each GPU; the stages that use one if it is there wait for one slot."""
+    granted = spec.resources.get(stage.name)  # type: ignore[call-overload]  # a stage of the table
+    gpus = granted.gpus if granted else 0
+    return {"pool": GPU_POOL, "pool_slots": max(gpus, 1)} if gpus or stage.gpu else {}
+
+
 class Stages:
     """Makes the tasks of one DAG from the stage table."""
 
@@ -102,7 +138,7 @@ class Stages:
     def __call__(self, name: str, *, more: dict[str, Any] | None = None, **inputs: StageOperator) -> StageOperator:
         """Make the task of a stage; each input is the task that makes it."""
         stage = BY_NAME[name]
-        return StageOperator(
+        return stage_operator()(
             stage=name,
             pipeline=self._spec,
             inputs={parameter: task.output for parameter, task in inputs.items()},
@@ -111,7 +147,7 @@ class Stages:
             task_display_name=name.replace("_", " "),
             doc_md=stage.summary,
             execution_timeout=timedelta(seconds=stage.timeout_s),
-            **({"pool": GPU_POOL} if stage.gpu else {}),
+            **_slots(stage, self._spec),
             **(more or {}),
         )
 

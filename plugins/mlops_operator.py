@@ -1,4 +1,4 @@
-"""A row of the stage table to a task of a DAG: runs the stage where MLOPS_RUNTIME says."""
+"""A row of the stage table to a task of a DAG: what is asked of the stage, how it is run, how its failures end the task."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_in_process(invocation: Invocation) -> Outcome:
 
 
 RUNTIMES: dict[str, Callable[[Invocation], Outcome]] = {"process": run_in_process}
-"""MLOPS_RUNTIME -> how a stage is run."""
+"""MLOPS_RUNTIME -> how a `StageOperator` runs its stage; for `docker` there is an operator of its own, in `mlops_docker`."""
 
 
 class StageOperator(BaseOperator):
@@ -96,9 +96,8 @@ class StageOperator(BaseOperator):
             AirflowSkipException: nothing to do, or a candidate that loses to the champion.
 
         """
-        runtime = _runtime()
         try:
-            outcome = runtime(self.invocation(context))
+            outcome = self.perform(context)
         except PipelineError as error:
             self._end(error, context)
         self.links = dict(outcome.links)
@@ -106,6 +105,10 @@ class StageOperator(BaseOperator):
             context["ti"].xcom_push(key=FACTS, value=dict(outcome.facts))
         self.log.info("%s: %d computed, %d cached. %s", self.stage, outcome.computed, outcome.cached, outcome.note)
         return {"uri": outcome.handle.uri, "digest": outcome.handle.digest}
+
+    def perform(self, context: Context) -> Outcome:
+        """Run the stage where this operator runs stages. Raises: PipelineError."""
+        return _runtime()(self.invocation(context))
 
     def request(self, context: Context) -> Request:
         """Work out what the run asks for. Raises: SpecError."""
@@ -119,7 +122,7 @@ class StageOperator(BaseOperator):
         return Invocation(
             stage=self.stage,
             pipeline=self.pipeline,
-            run_id=run_key(facts),
+            run_id=run_key(facts) + _element(context),
             intent=request.intent,
             start=request.start,
             end=request.end,
@@ -163,12 +166,24 @@ def say_why(context: Context) -> None:
         logging.getLogger("airflow.task").log(logging.ERROR if context.get("exception") else logging.INFO, "%s", why)
 
 
+def runtime() -> str:
+    """Return MLOPS_RUNTIME, by default `process`."""
+    return os.environ.get("MLOPS_RUNTIME") or "process"
+
+
 def _runtime() -> Callable[[Invocation], Outcome]:
-    name = os.environ.get("MLOPS_RUNTIME") or "process"
+    name = runtime()
     if name not in RUNTIMES:
-        msg = f"SpecError: MLOPS_RUNTIME must be {' or '.join(RUNTIMES)}, got {name!r}; unset it to run in the task's process"
+        known = " or ".join((*RUNTIMES, "docker"))
+        msg = f"SpecError: MLOPS_RUNTIME must be {known}, got {name!r}; unset it to run in the task's process"
         raise TaskFailed(msg)
     return RUNTIMES[name]
+
+
+def _element(context: Context) -> str:
+    """Tell the elements of a mapped task apart in the store."""
+    index = getattr(context["ti"], "map_index", None)
+    return "" if index is None or index < 0 else f".{index}"
 
 
 def _has_champion(context: Context) -> bool:

@@ -12,11 +12,14 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from mlops_links import FILES_PREFIX
+from mlops_operator import runtime
 
 LIGHT = ("mlops_operator", "mlops_dags", "mlops_approval", "mlops_controls", "mlops_tasks.runner")
 """What every task needs; 0.2 s."""
+RUNTIMES = {"docker": ("mlops_docker", "mlops_reaper")}
+"""What every task of a runtime needs; 1 s for the Docker provider."""
 LIBRARIES = "pandas,pyarrow.parquet,great_expectations"
-"""What most stages need, slow to import (2.5 s, 200 MB that tasks share) and safe to fork: MLOPS_PRELOAD replaces it.
+"""What most stages need here, slow to import (2.5 s, 200 MB that tasks share) and safe to fork: MLOPS_PRELOAD replaces it.
 
 Not torch and not pyspark: their threads and gateways don't survive a fork.
 """
@@ -51,7 +54,7 @@ class MlopsPlugin(AirflowPlugin):
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:  # noqa: ARG003 - Airflow's signature
         """Import what tasks need; forked task processes inherit it (with `core.lazy_load_plugins` off)."""
-        for module in LIGHT + libraries_to_preload(sys.argv):
+        for module in LIGHT + RUNTIMES.get(runtime(), ()) + libraries_to_preload(sys.argv):
             importlib.import_module(module)
 
 
@@ -59,5 +62,6 @@ def libraries_to_preload(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return the installed libraries of MLOPS_PRELOAD, in the process that forks tasks; nothing elsewhere."""
     if "scheduler" not in arguments[1:2] and arguments[1:3] != ["celery", "worker"]:
         return ()
-    wanted = os.environ.get("MLOPS_PRELOAD", LIBRARIES).split(",")
+    here = LIBRARIES if runtime() == "process" else ""  # else stages import them elsewhere
+    wanted = os.environ.get("MLOPS_PRELOAD", here).split(",")
     return tuple(name for name in wanted if name and importlib.util.find_spec(name.partition(".")[0]))

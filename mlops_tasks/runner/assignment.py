@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mlops_tasks import errors
 from mlops_tasks.adapters.fencing import Fence, FencedRegistry, FencedStore, numbers
@@ -48,6 +48,18 @@ class Answer(Frozen):
 
     outcome: Outcome | None = None
     failure: Failure | None = None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.outcome is None) == (self.failure is None):
+            msg = "needs an outcome or a failure"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the answer holds for a later try too: an outcome, or a failure that no retry changes."""
+        return self.failure is None or not error_named(self.failure.error).retryable
 
 
 def assign(store: ArtifactStore, invocation: Invocation, spec: PipelineSpec, number: int = 1) -> str:
@@ -145,25 +157,41 @@ def read_answer(store: ArtifactStore, key: str) -> Outcome | None:
     """Return the outcome that an assignment's try answered with, or None when it ended without an answer.
 
     Raises:
-        PipelineError: the one that the stage raised; SpecError for an answer of another version's.
+        PipelineError: the one that the stage raised, or as `find_answer` does.
 
     """
+    answer = find_answer(store, key)
+    return None if answer is None else outcome_of(answer)
+
+
+def find_answer(store: ArtifactStore, key: str) -> Answer | None:
+    """Return the answer to an assignment, or None when there is none. Raises: SpecError (not ours), StoreUnavailable."""
     try:
         data = store.read(_answer_key(key))
     except KeyError:
         return None
     try:
-        answer = Answer.model_validate_json(data)
+        return Answer.model_validate_json(data)
     except ValidationError as error:
         msg = f"store: {_answer_key(key)} is no answer of this version's; use the same version in images and scheduler"
         raise SpecError(msg) from error
-    if answer.failure is not None:
-        kind = getattr(errors, answer.failure.error, None)
-        if not (isinstance(kind, type) and issubclass(kind, PipelineError)):
-            msg = f"store: {_answer_key(key)} names the unknown error {answer.failure.error}: {answer.failure.message}"
-            raise SpecError(msg)
-        raise kind(answer.failure.message)
-    return answer.outcome
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    """Return an answer's outcome. Raises: PipelineError: the one that the stage raised."""
+    if answer.outcome is not None:
+        return answer.outcome
+    assert answer.failure is not None, "an answer has one of the two"
+    raise error_named(answer.failure.error)(answer.failure.message)
+
+
+def error_named(name: str) -> type[PipelineError]:
+    """Return a class of `errors`. Raises: SpecError: there is none of this name."""
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, PipelineError)):
+        msg = f"answer: names the unknown error {name!r}; use the same version in images and scheduler"
+        raise SpecError(msg)
+    return kind
 
 
 def _answer_key(key: str) -> str:

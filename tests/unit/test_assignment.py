@@ -165,8 +165,9 @@ def test_a_missing_assignment_asks_for_the_store(adapters: Adapters) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
+        (b"{}", "is no answer of this version's"),
         (b"{}garbage", "is no answer of this version's"),
-        (b'{"failure": {"error": "annotations", "message": "m"}}', "names the unknown error annotations: m"),
+        (b'{"failure": {"error": "annotations", "message": "m"}}', "names the unknown error 'annotations'"),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_named(adapters: Adapters, answer: bytes, message: str) -> None:

@@ -155,10 +155,20 @@ def test_a_bad_request_fails_before_the_stage_runs(calls: list[Invocation]) -> N
 
 
 def test_an_unknown_runtime_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLOPS_RUNTIME", "docker")
+    monkeypatch.setenv("MLOPS_RUNTIME", "dokcer")
     with pytest.raises(AirflowFailException) as caught:
         stage().execute(context())
-    assert str(caught.value) == "SpecError: MLOPS_RUNTIME must be process, got 'docker'; unset it to run in the task's process"
+    assert str(caught.value) == (
+        "SpecError: MLOPS_RUNTIME must be process or docker, got 'dokcer'; unset it to run in the task's process"
+    )
+
+
+def test_elements_of_a_mapped_task_have_runs_of_their_own_in_the_store(calls: list[Invocation]) -> None:
+    for index in (-1, 0, 1):
+        given = context()
+        given["ti"].map_index = index
+        stage().execute(given)
+    assert [invocation.run_id for invocation in calls] == ["train-r", "train-r.0", "train-r.1"]
 
 
 def test_the_reason_is_said_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
