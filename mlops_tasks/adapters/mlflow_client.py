@@ -101,13 +101,22 @@ def reaching(uri: str, doing: str) -> Iterator[None]:
 
     """
     import requests  # noqa: PLC0415 - comes with mlflow, and is loaded with it
-    import sqlalchemy.exc  # noqa: PLC0415 - likewise
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - takes a second
 
+    database_error = _database_error()
     try:
         yield
-    except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+    except (MlflowException, requests.RequestException, database_error, OSError) as error:
         raise unavailable(uri, doing, error) from error
+
+
+def _database_error() -> type[Exception]:
+    """Return SQLAlchemy's error; `mlflow-skinny`, which knows servers only, comes without SQLAlchemy, so nothing raises one."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - loaded with MLflow's store
+    except ModuleNotFoundError:
+        return OSError
+    return SQLAlchemyError
 
 
 def unavailable(uri: str, doing: str, error: Exception) -> RegistryUnavailable:
