@@ -1,15 +1,18 @@
 """S3 servers for tests, on loopback: S3Proxy, which checks signatures and can be taken down and up again, and moto.
 
-S3Proxy's jar comes by its Maven coordinate, once, into the user's cache folder.
+S3Proxy is the one of the image `s3`. Its jar comes by its Maven coordinate, once, into the user's cache folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parents[1]
-LOCK = ROOT / "docker" / "s3" / "jars.lock"
+IMAGE = ROOT / "docker" / "s3"
 UP_WITHIN_S = 60.0
 PROPERTIES = """\
 s3proxy.endpoint=http://127.0.0.1:{port}
@@ -96,7 +99,7 @@ class S3Proxy(S3Server):
             PROPERTIES.format(port=self.port, access_key=self.access_key, secret_key=self.secret_key, data=data),
             encoding="utf-8",
         )
-        command = [java(), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-jar", str(s3proxy_jar()), "--properties", str(settings)]
+        command = [java(), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", s3proxy_classpath(), "AtomicS3", str(settings)]
         with (self._folder / "s3proxy.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._await_answer()
@@ -153,16 +156,34 @@ class Moto(S3Server):
 
 
 @cache
-def s3proxy_jar() -> Path:
-    """Return S3Proxy's jar, fetched if need be; without Maven and network tests skip, in CI they fail."""
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlops-tasks" / "jars"
-    command = [str(ROOT / "docker" / "fetch-jars"), str(LOCK), str(cached)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+def s3proxy_classpath() -> str:
+    """Fetch S3Proxy and compile what the image adds to it, once; without Maven and network tests skip, in CI they fail."""
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlops-tasks"
+    code = hashlib.sha256((IMAGE / "AtomicS3.java").read_bytes() + (IMAGE / "jars.lock").read_bytes()).hexdigest()[:12]
+    jars, classes = cached / "jars", cached / f"s3-{code}"
+    _require([ROOT / "docker" / "fetch-jars", IMAGE / "jars.lock", jars])
+    if not classes.exists():
+        with tempfile.TemporaryDirectory(dir=cached) as folder:
+            _require([IMAGE / "compile", jars, folder])
+            with contextlib.suppress(OSError):  # another process was quicker
+                Path(folder).rename(classes)
+            Path(folder).mkdir(exist_ok=True)
+    (jar,) = jars.glob("s3proxy-*.jar")
+    return f"{jar}:{classes}"
+
+
+def _require(command: list[object]) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**os.environ, "JAVA": java()},
+    )
     if done.returncode:
         give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        give_up(f"S3Proxy's jar can't be fetched: {done.stderr.strip()}")
-    (jar,) = cached.glob("s3proxy-3.1.0-*.jar")
-    return jar
+        give_up(f"S3Proxy can't be had: {done.stdout.strip()} {done.stderr.strip()}")
 
 
 def free_port() -> int:
