@@ -39,8 +39,12 @@ class Adapters:
         from mlops_tasks.adapters.local_store import LocalStore  # noqa: PLC0415 - at first use
 
         where = self.environ.get("MLOPS_STORE") or f"{HOME}/store"
+        if where.startswith("s3://"):
+            from mlops_tasks.adapters.s3_store import open_s3_store  # noqa: PLC0415 - boto3 takes 0.2 s to import
+
+            return open_s3_store(where, self.environ)
         if "://" in where and not where.startswith("file://"):
-            msg = f"MLOPS_STORE: must be a folder, got {where!r}; unset it for ./{HOME}/store"
+            msg = f"MLOPS_STORE: must be a folder or s3://bucket/prefix, got {where!r}; unset it for ./{HOME}/store"
             raise SpecError(msg)
         return LocalStore(Path(where.removeprefix("file://")).expanduser())
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlops_tasks.adapters.local_store import STAGING, LocalStore
+from mlops_tasks.adapters.s3_store import open_s3_store
 from mlops_tasks.artifacts import FileRef
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.errors import StoreUnavailable
@@ -24,16 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlops_tasks.ports import ArtifactStore
+    from tests.s3_servers import S3Server
 
 RACERS = 16
-STORES: dict[str, Callable[[Path], ArtifactStore]] = {"local": LocalStore}
-"""Another store joins the contract by a line here: a folder of the test's own to an empty store."""
+SERVERS = {"moto": "moto_server", "s3proxy": "s3_server"}
+STORES = ["local", *(pytest.param(name, marks=pytest.mark.s3) for name in SERVERS)]
+"""Another store joins the contract by a line here and in `store`, which gives an empty one to each test."""
 OTHER_DISK = Path("/dev/shm")
 
 
-@pytest.fixture(params=STORES, ids=str)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    return STORES[request.param](tmp_path / "store")
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    server: S3Server = request.getfixturevalue(SERVERS[request.param])
+    for name, value in server.environ().items():
+        monkeypatch.setenv(name, value)
+    return open_s3_store(f"s3://{server.make_bucket()}/some/prefix", {"MLOPS_CACHE": str(tmp_path / "cache")})
 
 
 def put(store: ArtifactStore, key: str, data: bytes) -> FileRef:

@@ -31,7 +31,49 @@ def test_defaults_lie_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.
 def test_a_store_elsewhere_is_refused() -> None:
     with pytest.raises(SpecError) as caught:
         _ = Adapters({"MLOPS_STORE": "ftp://host/x"}).store
-    assert str(caught.value) == "MLOPS_STORE: must be a folder, got 'ftp://host/x'; unset it for ./.mlops/store"
+    assert str(caught.value) == (
+        "MLOPS_STORE: must be a folder or s3://bucket/prefix, got 'ftp://host/x'; unset it for ./.mlops/store"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "root", "uri"),
+    [
+        ("s3://shop/some/prefix/", "s3://shop/some/prefix", "s3a://shop/some/prefix/a/file"),
+        ("s3://shop", "s3://shop", "s3a://shop/a/file"),
+        ("s3://shop/", "s3://shop", "s3a://shop/a/file"),
+    ],
+)
+def test_the_store_is_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, root: str, uri: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Adapters({"MLOPS_STORE": given}).store
+    assert (store.root, store.spark_uri("a/file")) == (root, uri)
+    assert not (tmp_path / ".mlops").exists(), "nothing is made before it is needed"
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (
+            {"MLOPS_STORE": "s3://Shop/x"},
+            "MLOPS_STORE: must be s3://bucket/prefix, the bucket 3 to 63 of a-z, 0-9, dot and dash, got 's3://Shop/x'",
+        ),
+        (
+            {"MLOPS_S3_SSE": "aes"},
+            "MLOPS_S3_SSE: must be AES256 or aws:kms, got 'aes'; unset it for the bucket's own setting",
+        ),
+        (
+            {"MLOPS_S3_SSE_KMS_KEY_ID": "k"},
+            "MLOPS_S3_SSE_KMS_KEY_ID: is only used with MLOPS_S3_SSE=aws:kms, got 'none'; set both or neither",
+        ),
+        ({"MLOPS_S3_PATIENCE_S": "-1"}, "MLOPS_S3_PATIENCE_S: must be seconds, 0 or more, got '-1'"),
+        ({"MLOPS_CACHE_SIZE": "20"}, "MLOPS_CACHE_SIZE: must be a size such as 500m or 20g, got '20'"),
+    ],
+)
+def test_wrong_settings_of_a_bucket_are_refused(environ: dict[str, str], told: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        _ = Adapters({"MLOPS_STORE": "s3://shop/x", **environ}).store
+    assert str(caught.value) == told
 
 
 def test_ports_import_nothing_heavy_until_used(tmp_path: Path) -> None:
