@@ -20,10 +20,10 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 LOCKED := --universal --python-version 3.11 --generate-hashes --quiet --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup lock lint format test test-fast images demo stop bench docs clean
+.PHONY: help setup lock lint format test test-fast images up down clean-stack demo stop bench docs clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## create .venv with the locked versions (needs Python 3.11 to 3.13 and nothing else)
 	@echo "Ready: $$(python --version) in $(VENV). Next: make demo, or make test."
@@ -66,6 +66,16 @@ test-fast: $(INSTALLED) ## tests without a scheduler, a browser or Docker, in un
 
 images: ## build the container images; what has not changed comes from the engine's cache (BASE_IMAGE=...)
 	@docker/build
+
+up: ## a team's stack on this host by Docker Compose; secrets in .env (BASE_IMAGE=..., MLOPS_GPUS=...)
+	@docker/stack/compose version >/dev/null 2>&1 || $(MAKE) setup
+	@docker/stack/up
+
+down: ## stop the stack; its data stay
+	@docker/stack/down
+
+clean-stack: ## stop the stack and remove its data
+	@docker/stack/down --volumes
 
 demo: $(INSTALLED) ## a real Airflow runs the whole loop on New York flights and stays up
 	@python -m demo start
