@@ -94,16 +94,22 @@ def _templates(folder: Path) -> dict[str, str]:
 
 def _imports(text: str) -> Iterator[Path]:
     """Yield the files of this package that a module's text imports, wherever it does so."""
+    for package, *parts in (name.split(".") for name in _imported_names(text)):
+        base = PACKAGE.joinpath(*parts)
+        if package == "mlops_tasks" and parts:
+            yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+
+
+@lru_cache
+def _imported_names(text: str) -> tuple[str, ...]:
+    """Return what a module's text imports; kept, as stages share most of their modules."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(text)):
-        names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for package, *parts in (name.split(".") for name in names):
-            base = PACKAGE.joinpath(*parts)
-            if package == "mlops_tasks" and parts:
-                yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+            names += [alias.name for alias in node.names]
+    return tuple(names)
 
 
 @lru_cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.cli.arguments import read_overrides, read_time
@@ -64,6 +66,8 @@ class _Loop:
     def step(self, name: str) -> None:
         """Run one stage."""
         stage = BY_NAME[name]
+        if name == WAITING and any(made["computed"] for made in self._stages.values()):
+            Thread(target=_load_ahead, args=(self._runner.adapters.tracking_uri,)).start()
         invocation = self._first.model_copy(
             update={
                 "stage": name,
@@ -102,6 +106,23 @@ class _Loop:
             "stages": self._stages,
         }
 
+
+def _load_ahead(tracking_uri: str) -> None:
+    """Load what training and judging need while this process waits for Spark, and make MLflow's database.
+
+    What fails here fails again where it is needed, and is told there.
+    """
+    with suppress(Exception):
+        from mlops_tasks.adapters.mlflow_client import connect  # noqa: PLC0415 - loads MLflow
+
+        connect(tracking_uri)
+        for name in TRAIN:
+            BY_NAME[name].function()
+        import mlops_tasks.core.report.charts  # noqa: F401, PLC0415 - loads Matplotlib
+
+
+WAITING = "preprocess"
+"""The stage whose work another process does."""
 
 _HANDED_ON_AS = {
     "collect": "raw",

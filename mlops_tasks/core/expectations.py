@@ -76,10 +76,11 @@ def check(tables: Mapping[str, pd.DataFrame], expectations: Sequence[Expectation
     built = [_build(item, order, place) for order, item in enumerate(expectations)]
     union = pd.concat(tables.values(), ignore_index=True) if len(tables) > 1 else next(iter(tables.values()))
     document = engine.validate(union, built)
+    types = [dict(table.dtypes) for table in (union, *tables.values())]
     sure = {
         o
         for o, item in enumerate(expectations)
-        if len(tables) == 1 or (document[o].success and _is_rowwise(item) and _same_types(item, union, tables))
+        if len(tables) == 1 or (document[o].success and _is_rowwise(item) and _same_types(item, types))
     }
     unsure = [o for o in range(len(built)) if o not in sure]
     outcomes: dict[str, list[Checked]] = {}
@@ -159,9 +160,9 @@ def _is_rowwise(item: Expectation) -> bool:
     return item.expect in ROWWISE and item.kwargs.get("mostly", 1) == 1
 
 
-def _same_types(item: Expectation, union: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> bool:
-    """Tell whether rows look the same in the union: pandas makes integers beside nulls floats, whose text differs."""
-    return all(table[name].dtype == union[name].dtype for table in tables.values() for name in _columns_of(item.kwargs))
+def _same_types(item: Expectation, types: Sequence[Mapping[Any, Any]]) -> bool:
+    """Tell whether rows look the same in all tables: pandas makes integers beside nulls floats, whose text differs."""
+    return all(len({table[name] for table in types}) == 1 for name in _columns_of(item.kwargs))
 
 
 def _without_rows(result: Any, table: pd.DataFrame, place: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ROWS_PER_PASS = 2_000_000
 """Rows held in memory at once; a longer range is checked in several passes."""
 SHOWN_FAILURES = 12
+STORING_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def prove(
             bar.advance(len(some))
     docs = _publish_docs(results, batches, kind, ports)
     _refuse_failures(outcomes, batches, kind, docs, ports)
-    return [_publish(batch, outcomes[batch.window.label], docs, kind, ports) for batch in batches]
+    # Storing mostly waits for the disk or the network.
+    with ThreadPoolExecutor(STORING_THREADS) as pool:
+        return list(pool.map(lambda b: _publish(b, outcomes[b.window.label], docs, kind, ports), batches))
 
 
 def _named(table: str, item: Checked) -> Checked:
@@ -99,15 +103,15 @@ def _read(ref: FileRef, asked: Sequence[Expectation], ports: Ports) -> pd.DataFr
     import pyarrow as pa  # noqa: PLC0415 - keeps the module light
     import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
 
-    path = ports.store.open_local(ref)
-    have = pq.read_schema(path).names
+    file = pq.ParquetFile(ports.store.open_local(ref))
+    have = file.schema_arrow.names
     named = {v for item in asked for key, v in item.kwargs.items() if key.startswith("column") and isinstance(v, str)}
     named |= {v for item in asked for v in item.kwargs.get("column_list", [])}
     whole_table = any(
         ("columns" in item.expect and "column_list" not in item.kwargs) or "row_condition" in item.kwargs for item in asked
     )
     columns = have if whole_table else [name for name in have if name in named] or have[:1]
-    table = pq.ParquetFile(path).read(columns=columns)
+    table = file.read(columns=columns)
     # Flags as numbers, so that their rates can be asked for, also where some are null.
     types = [pa.float64() if pa.types.is_boolean(field.type) else field.type for field in table.schema]
     frame: pd.DataFrame = table.cast(pa.schema(zip(table.column_names, types, strict=True))).to_pandas()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -32,6 +33,7 @@ from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 NO_CHAMPION = "none"
+STORING_THREADS = 8
 
 
 @dataclass
@@ -202,10 +204,10 @@ class Work:
         if todo:
             made = stage.function()(stage.spec_of(self.pipeline), **arguments([items[i] for i in todo]), ports=ports)
             by_start = {result.window.start: result for result in made}
-            for i in todo:
-                window = _window_of(items[i])
-                found[i] = by_start[window.start]
-                self._cache.keep(window.label, keys[i], found[i])
+            found |= {i: by_start[_window_of(items[i]).start] for i in todo}
+            # Storing mostly waits for the disk or the network.
+            with ThreadPoolExecutor(STORING_THREADS) as pool:
+                list(pool.map(lambda i: self._cache.keep(_window_of(items[i]).label, keys[i], found[i]), todo))
         return Made(results=[found[i] for i in range(len(items))], computed=len(todo), reasons=reasons)
 
     def _single(
