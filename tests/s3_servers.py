@@ -160,7 +160,7 @@ def s3proxy_classpath() -> str:
     """Fetch S3Proxy and compile what the image adds to it, once; without Maven and network tests skip, in CI they fail."""
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlops-tasks"
     code = hashlib.sha256((IMAGE / "AtomicS3.java").read_bytes() + (IMAGE / "jars.lock").read_bytes()).hexdigest()[:12]
-    jars, classes = cached / "jars", cached / f"s3-{code}"
+    jars, classes = cached / f"s3-jars-{code}", cached / f"s3-{code}"
     _require([ROOT / "docker" / "fetch-jars", IMAGE / "jars.lock", jars])
     if not classes.exists():
         with tempfile.TemporaryDirectory(dir=cached) as folder:

@@ -24,7 +24,7 @@ import org.jclouds.http.HttpResponse;
 import org.jclouds.http.HttpResponseException;
 
 /**
- * S3Proxy over a folder, with two things put right that its version 3.1.0 leaves open: a conditional put looked first and
+ * S3Proxy over a folder, with two things put right that its version 3.3.0 leaves open: a conditional put looked first and
  * wrote later, so of many at once several won; and files being written, beside their keys, were listed. Usage: AtomicS3 FILE,
  * the same settings as S3Proxy's.
  */
