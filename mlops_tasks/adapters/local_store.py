@@ -35,7 +35,7 @@ class LocalStore:
         return self._root.as_uri()
 
     def _path(self, key: str) -> Path:
-        path = (self._root / key).resolve()
+        path = Path(os.path.normpath(self._root / key))  # `resolve` would ask the disk about every folder on the way
         if not path.is_relative_to(self._root):
             msg = f"store {self._root}: key {key!r} points outside the store"
             raise ValueError(msg)
