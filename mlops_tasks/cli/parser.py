@@ -166,9 +166,15 @@ def _add_spark(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
     command = _command(
         commands,
         "spark",
-        "Run a warm Spark Connect server on loopback until stopped; point MLOPS_SPARK at it.",
+        "Run a warm Spark Connect server until stopped; point MLOPS_SPARK at it.",
         "SPARK_CONNECT_AUTHENTICATE_TOKEN=... mlops spark --port 15002",
+        "SPARK_CONNECT_AUTHENTICATE_TOKEN=... mlops spark --host 0.0.0.0 --master spark://master:7077",
+    )
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1); any other needs a token"
     )
     command.add_argument("--port", type=int, default=15002, help="port (default 15002)")
-    command.add_argument("--master", default="local[*]", help="where the work runs (default local[*])")
-    command.add_argument("--memory", default="2g", help="heap (default 2g)")
+    command.add_argument(
+        "--master", default="local[*]", help="where the work runs: local[*], spark://host:port (default local[*])"
+    )
+    command.add_argument("--memory", default="2g", help="heap of the server (default 2g)")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Features, ValidRaw, Window
@@ -19,13 +20,15 @@ from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
 from mlops_tasks.specs import PreprocessSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame
 
-    from mlops_tasks.ports import Ports
+    from mlops_tasks.ports import Ports, SparkStaging
 
 WINDOWS_PER_JOB = 400
 """Most windows of one Spark job: bounds the plan's size and what a failure throws away."""
+FETCHES_AT_A_TIME = 8
+"""Downloads from a store that is elsewhere; on local disk there is nothing to wait for."""
 
 
 def run(spec: PreprocessSpec, raw: Sequence[ValidRaw], windows: Sequence[Window], *, ports: Ports) -> list[Features]:
@@ -64,14 +67,16 @@ def _needed(spec: PreprocessSpec, batch: tuple[Window, ...], raw: dict[datetime,
 def _make(spec: PreprocessSpec, batch: tuple[Window, ...], needed: list[ValidRaw], ports: Ports) -> list[Features]:
     session = ports.spark.session()
     time = spec.primary_time
-    with ports.store.staging() as staging, _spark_errors(spec, batch, ports):
+    with ports.store.staging() as folder, ports.store.spark_staging() as written, _spark_errors(spec, batch, ports):
         prepared = prepare(session, spec, _tables(spec, needed, ports), time, batch)
         schema = spec.feature_schema
-        _write(prepared.features, staging / "features", [schema.event_time, *schema.entity_key], len(batch))
-        _write(prepared.rejected, staging / "rejected", [time, REASON], len(batch))
-        _require_known(staging, batch)
-        empty = _empty(prepared)
-        return [_publish(spec, window, staging, empty, ports) for window in batch]
+        _write(prepared.features, f"{written.uri}/features", [schema.event_time, *schema.entity_key], len(batch))
+        _write(prepared.rejected, f"{written.uri}/rejected", [time, REASON], len(batch))
+        features = _files(written, "features", batch)
+        rejected = _files(written, "rejected", batch)
+        _refuse_all_rejected(spec, features, rejected)
+        features |= _empty(prepared, [window for window in batch if window not in features], folder)
+        return [_publish(spec, window, features[window], rejected.get(window), ports) for window in batch]
 
 
 def _tables(spec: PreprocessSpec, needed: list[ValidRaw], ports: Ports) -> dict[str, DataFrame]:
@@ -84,41 +89,54 @@ def _tables(spec: PreprocessSpec, needed: list[ValidRaw], ports: Ports) -> dict[
     return tables
 
 
-def _write(frame: DataFrame, folder: Path, first: list[str], windows: int) -> None:
+def _write(frame: DataFrame, uri: str, first: list[str], windows: int) -> None:
     """Write one sorted file a window."""
     parts = max(1, min(windows, 8))
     ordered = frame.repartition(parts, WINDOW).sortWithinPartitions(WINDOW, *order_totally(first, frame))
-    ordered.write.partitionBy(WINDOW).parquet(folder.as_uri())
+    ordered.write.partitionBy(WINDOW).parquet(uri)
 
 
-def _require_known(staging: Path, batch: tuple[Window, ...]) -> None:
-    """Make sure that no rows were written for a window that nobody asked for: they would be lost in silence."""
-    labels = {f"{WINDOW}={window.label}" for window in batch}
-    strange = sorted(f.name for f in staging.glob(f"*/{WINDOW}=*") if f.name not in labels)
-    if strange:
-        msg = f"Spark wrote rows of {strange[0]}, which is none of the windows {sorted(labels)[:3]}"
-        raise RuntimeError(msg)
+def _files(written: SparkStaging, folder: str, batch: tuple[Window, ...]) -> dict[Window, Path]:
+    """Return local files, the same bytes for the same rows, of what Spark wrote, by window; one without rows has none."""
+    windows = {window.label: window for window in batch}
+    names: dict[Window, str] = {}
+    for name in written.files(folder):
+        label = PurePosixPath(name).parent.name.removeprefix(f"{WINDOW}=")
+        if label not in windows:  # its rows would be lost in silence
+            msg = f"Spark wrote rows of {WINDOW}={label}, which is none of the windows {sorted(windows)[:3]}"
+            raise RuntimeError(msg)
+        if windows[label] in names:
+            msg = f"Spark wrote several files for window {label}, expected one"
+            raise RuntimeError(msg)
+        names[windows[label]] = name
+    with ThreadPoolExecutor(FETCHES_AT_A_TIME) as pool:
+        fetched = pool.map(written.fetch, names.values())
+        return {window: _rewritten(path) for window, path in zip(names, fetched, strict=True)}
 
 
-def _empty(prepared: Prepared) -> pa.Table:
-    """Return the features' schema as a table without rows, for windows that have none."""
-    table: pa.Table = prepared.features.drop(WINDOW).limit(0).toArrow()
-    return table
-
-
-def _publish(spec: PreprocessSpec, window: Window, staging: Path, empty: pa.Table, ports: Ports) -> Features:
-    import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the stage's module light
-
-    features = _file_of(staging / "features", window)
-    rejected = _file_of(staging / "rejected", window)
-    counts = _reasons(spec, rejected)
-    if features is None:
-        if counts:
-            told = ", ".join(f"{name}: {rows}" for name, rows in counts.items())
+def _refuse_all_rejected(spec: PreprocessSpec, features: Mapping[Window, Path], rejected: Mapping[Window, Path]) -> None:
+    for window, path in rejected.items():
+        if window not in features:
+            told = ", ".join(f"{name}: {rows}" for name, rows in _reasons(spec, path).items())
             msg = f"window {window}: the row rules rejected every row ({told}); mend preprocess.row_rules or the source"
             raise DataRejected(msg)
-        features = staging / f"empty-{window.label}.parquet"
-        write_rows(empty, features)
+
+
+def _empty(prepared: Prepared, windows: Sequence[Window], folder: Path) -> dict[Window, Path]:
+    """Write a file without rows, which has the features' schema, for each of `windows`."""
+    if not windows:
+        return {}
+    table = prepared.features.drop(WINDOW).limit(0).toArrow()
+    files = {window: folder / f"empty-{window.label}.parquet" for window in windows}
+    for path in files.values():
+        write_rows(table, path)
+    return files
+
+
+def _publish(spec: PreprocessSpec, window: Window, features: Path, rejected: Path | None, ports: Ports) -> Features:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the stage's module light
+
+    counts = _reasons(spec, rejected) if rejected else {}
     rows = pq.read_metadata(features).num_rows
     files = {"features.parquet": features} | ({"rejected.parquet": rejected} if rejected else {})
     digest, refs = publish_files(
@@ -131,15 +149,6 @@ def _publish(spec: PreprocessSpec, window: Window, staging: Path, empty: pa.Tabl
     return Features(digest=digest, files=refs, window=window, feature_schema=spec.feature_schema, rows=rows, rejected=counts)
 
 
-def _file_of(folder: Path, window: Window) -> Path | None:
-    """Return the one file that Spark wrote for a window, or None. Spark percent-encodes what a path can't hold."""
-    found = sorted((folder / f"{WINDOW}={window.label}").glob("part-*.parquet"))
-    if len(found) > 1:
-        msg = f"Spark wrote {len(found)} files for window {window.label}, expected one"
-        raise RuntimeError(msg)
-    return _rewritten(found[0]) if found else None
-
-
 def _rewritten(path: Path) -> Path:
     """Write Spark's file anew: the order of encodings in its footer is that of a hash set, another one in each JVM."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - keeps the stage's module light
@@ -150,12 +159,10 @@ def _rewritten(path: Path) -> Path:
     return target
 
 
-def _reasons(spec: PreprocessSpec, rejected: Path | None) -> dict[str, int]:
+def _reasons(spec: PreprocessSpec, rejected: Path) -> dict[str, int]:
     import pyarrow.compute as pc  # noqa: PLC0415 - keeps the stage's module light
     import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
 
-    if rejected is None:
-        return {}
     counted = pc.value_counts(pq.ParquetFile(rejected).read(columns=[REASON])[REASON]).to_pylist()
     counts = {item["values"]: item["counts"] for item in counted}
     return {name: counts[name] for name in spec.row_rules if name in counts}
@@ -178,6 +185,10 @@ def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...], ports: Ports)
         if error.getCondition() in USER_ERRORS or error.getSqlState() == "42000":
             msg = f"{where}: Spark does not accept it: {first_line(error)}"
             raise SpecError(msg) from error
+        trouble = _trouble(error, ports.store.root)
+        if trouble:
+            msg = f"{where}: {trouble}"
+            raise StoreUnavailable(msg) from error
         if isinstance(error, SparkConnectGrpcException) and error.getCondition() is None:
             msg = (
                 f"{where}: Spark stopped answering: {first_line(error)}; "
@@ -189,6 +200,36 @@ def _spark_errors(spec: PreprocessSpec, batch: tuple[Window, ...], ports: Ports)
             "mend the features (try_cast, nullif, ...) or add a row rule"
         )
         raise DataRejected(msg) from error
+
+
+NO_S3A = "S3AFileSystem not found"
+S3A_FAILED = re.compile(r"org\.apache\.hadoop\.fs\.s3a\.|software\.amazon\.awssdk\.|AccessDeniedException")
+EXECUTORS_LOST = re.compile(
+    r"ExecutorLostFailure|Master removed our application|SparkContext was shut down|SparkContext.*stopped"
+)
+
+
+def _trouble(error: PySparkException, root: str) -> str:
+    """Say what keeps Spark from the store or from its executors; `` if it is neither."""
+    text = str(error)
+    if NO_S3A in text:
+        return (
+            "the Spark server has no jars for a store in S3; fetch them (docker/fetch-jars), set MLOPS_SPARK_JARS to "
+            "their folder where the server starts, and start it again"
+        )
+    if error.getCondition() == "PATH_NOT_FOUND":
+        return (
+            f"Spark does not see the store {root}; use one that the Spark server and its workers see, in S3 or on a shared disk"
+        )
+    if S3A_FAILED.search(text):
+        told = next(line for line in text.splitlines() if S3A_FAILED.search(line)).strip()[:200]
+        return f"Spark could not use the store {root}: {told}; check the AWS_ variables of the Spark server and its workers"
+    if EXECUTORS_LOST.search(text):
+        return (
+            "Spark lost the executors that did the work; run again, with more of them or with more memory "
+            "(MLOPS_SPARK_EXECUTOR_MEMORY) if they were killed"
+        )
+    return ""
 
 
 USER_ERRORS = frozenset({"PARSE_SYNTAX_ERROR", "UNRESOLVED_COLUMN.WITH_SUGGESTION", "TABLE_OR_VIEW_NOT_FOUND"})

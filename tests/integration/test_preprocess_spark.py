@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.adapters.spark import ConnectSpark, connect, free_port
-from mlops_tasks.artifacts import FeatureColumn, Features, FeatureSchema, ValidRaw, Window
+from mlops_tasks.artifacts import Features, ValidRaw, Window
 from mlops_tasks.core.windows import windows_between
 from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
 from mlops_tasks.loading import load_pipeline
@@ -25,6 +25,7 @@ from mlops_tasks.stages import collect
 from mlops_tasks.stages.preprocess import run
 from tests.fakes import make_ports
 from tests.raw_windows import DAY, HOUR, START, days, make_valid, orders
+from tests.shop_features import SQL, digests, schema, shop_window, spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,54 +34,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.spark
 ROOT = Path(__file__).resolve().parents[2]
-SQL = """
-SELECT at, id, price, shop,
-  sum(price) OVER (PARTITION BY shop ORDER BY unix_seconds(at) RANGE BETWEEN 21600 PRECEDING AND 1 PRECEDING) AS before,
-  price > 10 AS dear
-FROM orders;
-"""
-
-
-def schema(**changes: Any) -> FeatureSchema:
-    numeric, categorical = changes.pop("numeric", ("price", "before")), changes.pop("categorical", ("shop",))
-    columns = [FeatureColumn(name=name, kind="numeric") for name in numeric]
-    columns += [FeatureColumn(name=name, kind="categorical") for name in categorical]
-    given = {"label": "dear", "task": "binary", "event_time": "at", "entity_key": ("id",), **changes}
-    return FeatureSchema(columns=tuple(columns), **given)
-
-
-def spec(code: str = SQL, **changes: Any) -> PreprocessSpec:
-    given = {
-        "features": "features.sql",
-        "lookback": timedelta(hours=6),
-        "row_rules": {"has_price": "price IS NOT NULL", "has_shop": "shop <> ''"},
-        "feature_schema": schema(),
-        "primary": "orders",
-        "primary_time": "at",
-        **changes,
-    }
-    return PreprocessSpec(code=code, **given)
-
-
-def shop_window(ports: Ports, window: Window, count: int = 24) -> ValidRaw:
-    """One order every 24th of the window; each eighth has no price, two share time and rule."""
-    step = (window.end - window.start) / count
-    first = int((window.start - START) / HOUR) * 100
-    rows = [
-        (window.start + i * step, first + i, None if i % 8 == 3 else float((first + i) % 17), "north" if i % 2 else "south")
-        for i in range(count)
-    ]
-    rows += [(window.start + 3 * step, first + 98, None, "west"), (window.start + 3 * step, first + 97, None, "east")]
-    rows += [(window.start + step, first + 99, 3.0, "")]
-    return make_valid(ports.store, window, orders(*sorted(rows)))
 
 
 def ports_on(spark: ConnectSpark, folder: Path) -> Ports:
     return make_ports(folder, spark=spark)
-
-
-def digests(made: Sequence[Features]) -> dict[str, Any]:
-    return {f.window.label: (f.digest, f.rows, f.rejected, [(r.key, r.sha256, r.rows) for r in f.files]) for f in made}
 
 
 def one_by_one(some: PreprocessSpec, raw: Sequence[ValidRaw], windows: Sequence[Window], ports: Ports) -> list[Features]:
