@@ -221,8 +221,9 @@ def _trouble(error: PySparkException, root: str) -> str:
         return (
             f"Spark does not see the store {root}; use one that the Spark server and its workers see, in S3 or on a shared disk"
         )
-    if S3A_FAILED.search(text):
-        told = next(line for line in text.splitlines() if S3A_FAILED.search(line)).strip()[:200]
+    failed = [line.strip() for line in text.splitlines() if S3A_FAILED.search(line) and not line.lstrip().startswith("at ")]
+    if failed:
+        told = failed[0][:200]
         return f"Spark could not use the store {root}: {told}; check the AWS_ variables of the Spark server and its workers"
     if EXECUTORS_LOST.search(text):
         return (
