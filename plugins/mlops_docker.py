@@ -179,7 +179,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
             self.log.info("Pulling %s", image)
         for part in self.cli.pull(image, stream=True, decode=True):
             if "error" in part:
-                self.log.info("%s", part["error"])
+                raise ImageNotFound(image, explanation=part["error"])
         return dict(self.cli.inspect_image(image))
 
     def _start(

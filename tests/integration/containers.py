@@ -8,11 +8,14 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from docker.errors import NotFound
 
 import mlops_docker
 from docker import APIClient
@@ -159,8 +162,11 @@ def operator(stage: str = "collect") -> DockerStageOperator:
 
 def ours(client: APIClient) -> list[dict[str, Any]]:
     """Return the containers that these tests started and that are still there."""
-    listed = client.containers(all=True, filters={"label": [f"{LABEL}deployment={DEPLOYMENT}"]})
-    return [client.inspect_container(found["Id"]) for found in listed]
+    found = []
+    for listed in client.containers(all=True, filters={"label": [f"{LABEL}deployment={DEPLOYMENT}"]}):
+        with suppress(NotFound):  # it went meanwhile
+            found.append(dict(client.inspect_container(listed["Id"])))
+    return found
 
 
 def wait(done: Callable[[], Any], timeout_s: float = 20) -> Any:
