@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,7 +13,6 @@ from mlops_tasks.errors import DataRejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from mlops_tasks.artifacts import Window
@@ -65,7 +64,7 @@ def drop_duplicates(
 
     """
     keys = list(dict.fromkeys([*entity_key, *([source.event_time] if source.event_time else [])]))
-    positions = pa.array(range(table.num_rows), pa.int64())
+    positions = pa.array(np.arange(table.num_rows))
     pick = "max" if rule == "keep_last" else "min"
     kept = table.select(keys).append_column(_POSITION, positions).group_by(keys).aggregate([(_POSITION, pick)])
     if kept.num_rows == table.num_rows:
@@ -94,13 +93,10 @@ def _text(value: object) -> str:
 
 def split_by_window(table: pa.Table, event_time: str, windows: Sequence[Window]) -> list[pa.Table]:
     """Cut rows that are sorted by event time into one table per window, without copying."""
-    times = table[event_time].combine_chunks()
-    edges = [(_position(times, w.start), _position(times, w.end)) for w in windows]
-    return [table.slice(low, high - low) for low, high in edges]
-
-
-def _position(times: pa.Array, edge: datetime) -> int:
-    return bisect_left(range(len(times)), edge, key=lambda i: times[i].as_py())
+    times = table[event_time].cast(pa.int64()).to_numpy()
+    edges = pa.array([edge for w in windows for edge in (w.start, w.end)], TIMESTAMP).cast(pa.int64()).to_numpy()
+    positions = np.searchsorted(times, edges).reshape(-1, 2).tolist()
+    return [table.slice(low, high - low) for low, high in positions]
 
 
 def write_rows(table: pa.Table, path: Path) -> None:
