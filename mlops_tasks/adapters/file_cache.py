@@ -72,7 +72,7 @@ class FileCache:
                 new.unlink(missing_ok=True)
             return mine
 
-    def fill(self, ref: FileRef, download: Callable[[Path], None]) -> Path | None:
+    def fill(self, ref: FileRef, download: Callable[[Path], object]) -> Path | None:
         """Let `download` write a file; return its path, good until this process ends, or None if its bytes are wrong.
 
         Raises:

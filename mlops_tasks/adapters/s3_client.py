@@ -40,31 +40,36 @@ log = logging.getLogger(__name__)
 LONGEST_PAUSE_S = 5.0
 TELL_EVERY_S = 10.0
 CONNECTIONS = 32
-# botocore rides out what lasts a second or two; `persist` what lasts longer.
-_CONFIG = Config(
-    retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60, max_pool_connections=CONNECTIONS
-)
 _REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken"}
 _CHANGED = {"PreconditionFailed", "NoSuchKey", "404", "412"}
 _BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict", "OperationAborted"}
 _BUSY_STATUS = {429, 500, 502, 503, 504}
 
 
-def s3_client() -> S3Client:
+def s3_client(attempts: int = 4) -> S3Client:
     """Return the client that the AWS_ variables and the usual chain of credentials name.
+
+    Args:
+        attempts: how often the client itself tries a call, within seconds; 1 where `persist` does it.
 
     Raises:
         BotoCoreError: a profile is named that does not exist.
 
     """
-    return _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))), os.getpid())
+    return _client(attempts, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))), os.getpid())
 
 
 @lru_cache(maxsize=4)
-def _client(environment: tuple[tuple[str, str], ...], process: int) -> S3Client:
+def _client(attempts: int, environment: tuple[tuple[str, str], ...], process: int) -> S3Client:
     """Make one client for each set of AWS_ variables, which takes 0.3 s; a forked process must not share connections."""
     del environment, process
-    return boto3.session.Session().client("s3", config=_CONFIG)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+    )
+    return boto3.session.Session().client("s3", config=config)
 
 
 def in_words(path: str, bucket: str, error: BotoCoreError | ClientError) -> PipelineError:

@@ -72,7 +72,7 @@ class S3Objects:
 
     @property
     def _client(self) -> S3Client:
-        return s3_client()
+        return s3_client(attempts=1)
 
     def _call(self, key: str, call: Callable[[], T]) -> T:
         def present() -> T:
@@ -188,11 +188,18 @@ class S3Objects:
                     Bucket=self.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
                 )
             except ClientError as error:
-                gone = code_of(error) in {"NoSuchUpload", *_ABSENT}
-                if not gone or self._client.head_object(Bucket=self.bucket, Key=key)["Metadata"].get("sha256") != sha256:
-                    raise
+                if code_of(error) == "NoSuchUpload":
+                    raise KeyError(key) from error
+                raise
 
-        self._call(key, complete)
+        try:
+            self._call(key, complete)
+        except KeyError as error:
+            with suppress(KeyError):
+                if self.head(key).sha256 == sha256:
+                    return
+            msg = f"s3://{self.bucket}/{key}: its upload was ended by somebody else; run again"
+            raise StoreUnavailable(msg) from error
 
     def _abort(self, key: str, upload: str) -> None:
         """Give up an upload; should S3 be away, `abort_uploads` finds it later."""

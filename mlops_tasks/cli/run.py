@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Thread
@@ -86,6 +87,7 @@ class _Loop:
     def summary(self) -> dict[str, Any]:
         """Return what people and programs want of the run."""
         facts = {name: outcome.facts for name, outcome in self._outcomes.items()}
+        moved = self._moved()
         verdict, deployment = facts["evaluate"], facts["deploy"]
         return {
             "pipeline": self._runner.pipeline.name,
@@ -104,7 +106,16 @@ class _Loop:
             "report": f"{self._runner.adapters.store.root}/{self._outcomes['evaluate'].links.get('Report', '')}",
             "mlflow_run": self._outcomes["train"].links.get("MLflow run"),
             "stages": self._stages,
-        }
+        } | ({"moved": moved} if moved else {})
+
+    def _moved(self) -> dict[str, int]:
+        """Sum up what went between a remote store and the stages; empty for a local one."""
+        if self._runner.adapters.store.root.startswith("file:"):
+            return {}
+        total: Counter[str] = Counter()
+        for outcome in self._outcomes.values():
+            total.update(outcome.moved)
+        return dict(total)
 
 
 def _load_ahead(tracking_uri: str) -> None:

@@ -53,10 +53,26 @@ def _show_run(console: Console, result: Mapping[str, Any]) -> None:
                 ("version", f"{result['model']} {result['version']} ({result['alias']})"),
                 ("report", result["report"]),
                 ("MLflow run", result["mlflow_run"]),
+                *([("store", _moved(result["moved"]))] if "moved" in result else []),
                 ("serve it", f"mlops serve {result['pipeline']}"),
             ],
         )
     )
+
+
+def _moved(moved: Mapping[str, int]) -> str:
+    """Say what went between a remote store and the stages, e.g. `moved 12.3 MB up, 0 B down, 45 MB reused`."""
+    up, down, reused = (_amount(moved[f"{kind}_bytes"]) for kind in ("uploaded", "downloaded", "reused"))
+    return f"moved {up} up, {down} down, {reused} reused"
+
+
+def _amount(size: int) -> str:
+    """Return bytes to three digits, e.g. `12.3 MB`."""
+    value, units = float(size), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while value >= 999.5 and (larger := next(units, "")):  # noqa: PLR2004 - what would be shown as 1000
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"  # noqa: PLR2004 - likewise
 
 
 def _show_check(console: Console, result: Mapping[str, Any]) -> None:
