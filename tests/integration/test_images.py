@@ -214,7 +214,7 @@ def test_the_server_s_image_is_healthy_before_there_is_a_model(image_of: Images)
     options = (*STRICT, "--network", "none", "--health-interval", "1s", "--env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9")
     container = docker("run", "--detach", *options, image_of["serve"], "serve", "nyc_flights").stdout.strip()
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while (state := docker("inspect", "--format", "{{.State.Health.Status}}", container).stdout.strip()) != "healthy":
             assert time.monotonic() < end, f"{state}: {docker('logs', container).stderr}"
             time.sleep(0.2)
