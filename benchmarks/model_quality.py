@@ -23,7 +23,7 @@ from benchmarks.measuring import PIPELINE, environment, measure, say, say_machin
 from mlops_tasks.artifacts import Dataset, Split, ValidFeatures
 from mlops_tasks.core import metrics
 from mlops_tasks.core.frames import read_split
-from mlops_tasks.core.hardware import choose_device, pinned
+from mlops_tasks.core.hardware import Placement, choose_device, pinned
 from mlops_tasks.core.problems import Session, make_problem
 from mlops_tasks.core.targets import make_targets
 from mlops_tasks.core.training import boosted_model, fit_boosted, fit_model
@@ -97,7 +97,7 @@ class Walk:
         frames = {split: read_split(self.ports.store, dataset, split) for split in splits}
         targets, chosen = make_targets(frames, schema), choose_device(device)  # type: ignore[arg-type]  # argparse checks it
         truth = targets.by_split["test"]
-        problem = make_problem(frames, targets, schema=schema, spec=self.runner.pipeline.train, device=chosen)
+        problem = make_problem(frames, targets, schema=schema, spec=self.runner.pipeline.train, placement=Placement(chosen))
         session = Session(self.ports, Silent(), f"{PIPELINE}/benchmark")
         found = {}
         with pinned(threads, chosen):

@@ -54,6 +54,13 @@ class Superseded(PipelineError):
     exit_code = 7
 
 
+class WorkerLost(PipelineError):
+    """A process that shared a stage's work was killed or failed: a retry goes on from the newest checkpoint."""
+
+    exit_code = 8
+    retryable = True
+
+
 class NothingToDo(PipelineError):
     """There is no work, e.g. the source has no data for the window yet."""
 

@@ -1,4 +1,4 @@
-"""Run `mlops` with a clock on it: seconds of the main thread by whose code they are spent in.
+"""Run `mlops` with a clock on it: seconds of the main thread, and of its CPU, by whose code they are spent in.
 
 `python -m benchmarks.inside.attribution OUT.json run nyc_flights ...`. A stack of regions: each moment is charged
 to the innermost one, and what no region claims to `own`. Regions are the import of a library for the first time,
@@ -44,7 +44,7 @@ CALLS = {
     "great_expectations.render.renderer:ValidationResultsPageRenderer.render": GX,
     "great_expectations.render.view:DefaultJinjaPageView.render": GX,
     "mlops_tasks.core.fitting:Trainer.run": LEARNING,
-    "mlops_tasks.core.fitting:predict": LEARNING,
+    "mlops_tasks.core.losses:predict": LEARNING,
     "torch.onnx:export": LEARNING,
     "sklearn.ensemble:HistGradientBoostingClassifier.fit": LEARNING,
     "sklearn.ensemble:HistGradientBoostingClassifier.predict_proba": LEARNING,
@@ -62,11 +62,13 @@ class Clock:
     def __init__(self) -> None:
         """Start now."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._open, self._since = ["own"], time.perf_counter()
+        self.cpu: defaultdict[str, float] = defaultdict(float)
+        self._open, self._since = ["own"], (time.perf_counter(), time.thread_time())
 
     def _charge(self) -> None:
-        now = time.perf_counter()
-        self.seconds[self._open[-1]] += now - self._since
+        now = time.perf_counter(), time.thread_time()
+        self.seconds[self._open[-1]] += now[0] - self._since[0]
+        self.cpu[self._open[-1]] += now[1] - self._since[1]
         self._since = now
 
     @contextmanager
@@ -93,10 +95,10 @@ class Clock:
 
         return timed
 
-    def close(self) -> dict[str, float]:
-        """Return the seconds up to now."""
+    def close(self) -> dict[str, dict[str, float]]:
+        """Return the seconds up to now, of time and of the main thread's CPU."""
         self._charge()
-        return dict(self.seconds)
+        return {"seconds": self.seconds, "cpu": self.cpu}
 
 
 class Hooks:
@@ -153,7 +155,7 @@ def main() -> None:
     clock = Clock()
     hooks = Hooks(clock)
     # Registered first, so it runs last: what libraries do at the end of the process counts too.
-    atexit.register(lambda: Path(out).write_text(json.dumps({"seconds": clock.close(), "unused": hooks.unused})))
+    atexit.register(lambda: Path(out).write_text(json.dumps({**clock.close(), "unused": hooks.unused})))
     hooks.install()
     status = importlib.import_module("mlops_tasks.cli").main(argv)
     ending = clock.region("end of the process")

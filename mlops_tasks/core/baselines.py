@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops_tasks.artifacts import Task
-    from mlops_tasks.core.fitting import Rows
+    from mlops_tasks.core.losses import Rows
     from mlops_tasks.core.transform import Transform
 
     Floats = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ import json
 import time
 import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
-
-    from mlops_tasks.ports import ArtifactStore
 
 FACTS = "facts.json"
 
@@ -39,11 +37,21 @@ def unpack(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], Any] | None:
         return None
 
 
+class Objects(Protocol):
+    """What a slot needs of an `ArtifactStore`."""
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes. Raises: KeyError when absent."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace an object atomically."""
+
+
 @dataclass
 class Slot:
     """Where one fit keeps its newest checkpoint, and how often it writes one."""
 
-    store: ArtifactStore
+    store: Objects
     key: str
     every_s: float
     clock: Callable[[], float] = time.monotonic

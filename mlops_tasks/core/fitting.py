@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
 
-from mlops_tasks.core.network import Dropout, combine_members
+from mlops_tasks.core.fit_state import Evaluation, Fitted, State, Weights, pack_fit, restore_fit, restore_state
+from mlops_tasks.core.losses import Rows, autocast, member_loss, predict, sum_loss
+from mlops_tasks.core.network import Dropout
+from mlops_tasks.core.parallel.ranks import Ranks
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
-
-    import numpy.typing as npt
+    from collections.abc import Callable
 
     from mlops_tasks.artifacts import Task
     from mlops_tasks.core.checkpoints import Slot
@@ -37,64 +34,27 @@ EVALUATIONS_PER_PASS = 4
 MIN_PASSES = 1
 """Earlier evaluations don't count: a network that hardly predicts anything yet looks best when the target shifts."""
 MAX_GRADIENT_NORM = 1.0
-SCORING_ROWS = 4096
 REPORT_STEPS = 20
-EPSILON = 1e-7
 BATCH_SIZES = ((15_000, 128), (50_000, 256), (200_000, 512))
 LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Encoded rows: standardised numbers [N, U], missing flags [N, M], indices [N, C], targets [N], weights [N]."""
-
-    x: Tensor
-    flags: Tensor
-    codes: Tensor
-    y: Tensor
-    weight: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.y)
-
-    def take(self, index: Tensor | slice) -> Rows:
-        """Return some of the rows."""
-        return Rows(self.x[index], self.flags[index], self.codes[index], self.y[index], self.weight[index])
-
-    def to(self, device: torch.device) -> Rows:
-        """Return the rows on a device."""
-        return Rows(*(t.to(device) for t in (self.x, self.flags, self.codes, self.y, self.weight)))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One point of the training curve; losses are log losses, or mean squared errors of the standardised target."""
-
-    passes: float
-    step: int
-    train_loss: float
-    validation_loss: float | None
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The result of a fit: averaged weights at the best step."""
-
-    weights: dict[str, Tensor]
-    best_step: int
-    steps: int
-    steps_per_pass: int
-    curve: tuple[Evaluation, ...]
-
-
-@dataclass(frozen=True)
 class Watch:
-    """Who is told how a fit goes (each point of the curve, and rows a second or NaN), and where its checkpoints go."""
+    """Who is told how a fit goes, and where its checkpoints go."""
 
     bar: Bar
     slot: Slot | None = None
     on_evaluation: Callable[[Evaluation, float], None] = lambda _evaluation, _rows_s: None
+    """Takes each point of the curve, and rows a second or NaN."""
+    on_memory: Callable[[dict[str, float]], None] = lambda _peaks: None
+    """Takes a GPU's memory peaks."""
+
+    def tell_again(self, state: State, batch: int) -> None:
+        """Report what was done before a kill: the last points of the curve may have died on their way."""
+        self.bar.advance(state.step * batch)
+        for evaluation in state.curve:
+            self.on_evaluation(evaluation, math.nan)
 
 
 def choose_batch_size(spec: TrainSpec, rows: int) -> int:
@@ -104,78 +64,33 @@ def choose_batch_size(spec: TrainSpec, rows: int) -> int:
     return min(next((size for limit, size in BATCH_SIZES if rows < limit), LARGEST_BATCH), rows)
 
 
-def member_loss(out_bko: Tensor, rows: Rows, task: Task) -> Tensor:
-    """Return the mean loss over rows and members, each member judged by itself."""
-    members = out_bko.shape[1]
-    if task == "binary":
-        target = rows.y.unsqueeze(1).expand(-1, members)
-        loss = functional.binary_cross_entropy_with_logits(out_bko.squeeze(2), target, reduction="none").mean(1)
-    elif task == "multiclass":
-        target = rows.y.long().unsqueeze(1).expand(-1, members)
-        loss = functional.cross_entropy(out_bko.transpose(1, 2), target, reduction="none").mean(1)
-    else:
-        loss = (out_bko.squeeze(2) - rows.y.unsqueeze(1)).square().mean(1)
-    return (loss * rows.weight).sum() / rows.weight.sum()
+def count_steps(spec: TrainSpec, rows: int, passes: float) -> int:
+    """Return the steps of some passes over the rows, at least one."""
+    return max(1, round(passes * steps_per_pass(spec, rows)))
 
 
-def score_loss(score: Tensor, rows: Rows, task: Task) -> float:
-    """Return the weighted log loss of probabilities, or the mean squared error."""
-    if task == "regression":
-        loss = (score - rows.y).square()
-    else:
-        of_true = score.gather(1, rows.y.long().unsqueeze(1)).squeeze(1) if task == "multiclass" else _of_true(score, rows.y)
-        loss = -of_true.clamp(EPSILON, 1).log()
-    return float((loss.double() * rows.weight).sum() / rows.weight.sum())
-
-
-def _of_true(score: Tensor, y: Tensor) -> Tensor:
-    return torch.where(y > 0, score, 1 - score)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-@torch.no_grad()
-def predict(network: nn.Module, weights: Mapping[str, Tensor], rows: Rows, task: Task) -> Tensor:
-    """Score rows with given weights: [N], multiclass [N, C]; regression in standardised units."""
-    network.eval()
-    parts = []
-    for start in range(0, len(rows), SCORING_ROWS):
-        part = rows.take(slice(start, start + SCORING_ROWS))
-        with _autocast(part.x.device):
-            out = functional_call(network, dict(weights), (part.x, part.flags, part.codes))
-        parts.append(combine_members(out.float(), task))
-    return torch.cat(parts)
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds."""
-
-    step: int = 0
-    evaluated_step: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    stale: int = 0
-    finished: bool = False
-    curve: list[Evaluation] = field(default_factory=list)
+def steps_per_pass(spec: TrainSpec, rows: int) -> int:
+    """Return the steps of one pass over the rows."""
+    return math.ceil(rows / choose_batch_size(spec, rows))
 
 
 class Trainer:
-    """One fit of one network."""
+    """One fit of one network, by one process or as one of several that each compute a share of every step."""
 
-    def __init__(self, network: nn.Module, train: Rows, spec: TrainSpec, task: Task, watch: Watch) -> None:
+    def __init__(
+        self, network: nn.Module, train: Rows, spec: TrainSpec, task: Task, watch: Watch, *, ranks: Ranks | None = None
+    ) -> None:
         """Prepare a fit; restore it when its slot holds a checkpoint."""
         self.network, self.train, self.spec, self.task, self.watch = network, train, spec, task, watch
+        self.ranks = ranks or Ranks()
         self.device = train.x.device
         self.batch = choose_batch_size(spec, len(train))
-        self.steps_per_pass = math.ceil(len(train) / self.batch)
-        self.parameters = dict(network.named_parameters())
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.best = {name: p.clone() for name, p in self.average.items()}
+        self.steps_per_pass = steps_per_pass(spec, len(train))
+        parameters: dict[str, Tensor] = dict(network.named_parameters())
+        average, best = ({name: p.detach().clone() for name, p in parameters.items()} for _ in range(2))
+        self.weights = Weights(parameters, average, best)
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+            parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
         self.generator = torch.Generator(self.device)
         for module in network.modules():
@@ -183,7 +98,7 @@ class Trainer:
                 module.generator = self.generator
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.loss_sum = torch.zeros((), device=self.device)  # stays on the device: reading it waits for the step
-        self.state = _State()
+        self.state = State()
         self._started = (0.0, 0)
         if watch.slot is not None:
             self._restore(watch.slot)
@@ -202,30 +117,39 @@ class Trainer:
             self._report(loss)
             if self.state.step % every == 0 or self.state.step == steps:
                 self._evaluate(validation)
-            if self.watch.slot is not None and self.watch.slot.due():
-                self._save(self.watch.slot)
+            if self._slot is not None and self._slot.due():
+                self._save(self._slot)
         self.state.finished = True
-        if self.watch.slot is not None:
-            self._save(self.watch.slot)
-        return Fitted(dict(self.best), self.state.best_step, self.state.step, self.steps_per_pass, tuple(self.state.curve))
+        if self._slot is not None:
+            self._save(self._slot)
+        best, state = dict(self.weights.best), self.state
+        return Fitted(best, state.best_step, state.step, self.steps_per_pass, tuple(state.curve))
+
+    @property
+    def _slot(self) -> Slot | None:
+        """Where this process writes checkpoints: all processes hold the same, and the first one writes."""
+        return self.watch.slot if self.ranks.rank == 0 else None
 
     def _step(self) -> Tensor:
-        rows = self.train.take(self._next_index())
+        index = self._next_index()
+        rows = self.train.take(index[self.ranks.share])
+        total = None if self.ranks.size == 1 else self.train.weight[index].sum()
         self.network.train()
-        self.generator.manual_seed(_mix(self.spec.seed, 1, self.state.step))
+        self.generator.manual_seed(_mix(self.spec.seed, 1, self.state.step, *self.ranks.salt))
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.learning_rate * min(1.0, (self.state.step + 1) / WARM_UP_STEPS)
-        with _autocast(self.device):
+        with autocast(self.device):
             out = self.network(rows.x, rows.flags, rows.codes)
-        loss = member_loss(out.float(), rows, self.task)
+        loss = member_loss(out.float(), rows, self.task, total)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(self.parameters.values(), MAX_GRADIENT_NORM)
+        loss = self.ranks.sum_gradients(loss.detach(), self.weights.parameters.values())
+        nn.utils.clip_grad_norm_(self.weights.parameters.values(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.state.step += 1
         self._update_average()
-        self.loss_sum += loss.detach()
-        return loss.detach()
+        self.loss_sum += loss
+        return loss
 
     def _next_index(self) -> Tensor:
         passes, at = divmod(self.state.step, self.steps_per_pass)
@@ -238,7 +162,7 @@ class Trainer:
     def _update_average(self) -> None:
         step = self.state.step
         decay = min(self.spec.ema, (1 + step) / (10 + step)) if self.spec.ema else 0.0
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        torch._foreach_lerp_(list(self.weights.average.values()), list(self.weights.parameters.values()), 1 - decay)
 
     def _report(self, loss: Tensor) -> None:
         if self.state.step % REPORT_STEPS and self.state.step % self.steps_per_pass:
@@ -264,58 +188,31 @@ class Trainer:
             return
         if loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.stale = (math.inf if loss is None else loss), state.step, 0
-            self.best = {name: p.clone() for name, p in self.average.items()}
+            self.weights.best = {name: p.clone() for name, p in self.weights.average.items()}
         else:
             state.stale += 1
             state.finished = state.stale >= self.spec.patience
 
     def _validation_loss(self, validation: Rows) -> float:
-        loss = score_loss(predict(self.network, self.average, validation, self.task), validation, self.task)
+        """Judge the averaged weights; every process gets the same number, so that all decide alike."""
+        rows = validation if self.ranks.size == 1 else validation.take(self.ranks.share)
+        sums = sum_loss(predict(self.network, self.weights.average, rows, self.task), rows, self.task)
+        total, weight = self.ranks.sum(sums)
+        loss = float(total / weight)
         if not math.isfinite(loss):
             msg = f"train: the validation loss became {loss} at step {self.state.step}; lower train.learning_rate"
             raise ModelRejected(msg)
         return loss
 
     def _save(self, slot: Slot) -> None:
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, parameter in self.parameters.items():
-            moments = self.optimizer.state.get(parameter, {})
-            arrays[f"weight/{name}"] = _to_numpy(parameter)
-            arrays[f"average/{name}"] = _to_numpy(self.average[name])
-            arrays[f"best/{name}"] = _to_numpy(self.best[name])
-            arrays |= {f"adam/{key}/{name}": _to_numpy(value) for key, value in moments.items()}
-        arrays["loss_sum"] = _to_numpy(self.loss_sum)
-        facts = {**vars(self.state), "curve": [vars(e) for e in self.state.curve]}
-        slot.save(arrays, facts)
+        slot.save(*pack_fit(self.state, self.weights, self.optimizer, self.loss_sum))
 
-    @torch.no_grad()
     def _restore(self, slot: Slot) -> None:
         found = slot.load()
-        if found is None:
-            return
-        arrays, facts = found
-        self.state = _State(**{**facts, "curve": [Evaluation(**e) for e in facts["curve"]]})
-        self.loss_sum.copy_(torch.from_numpy(arrays["loss_sum"]))
-        for name, parameter in self.parameters.items():
-            parameter.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
-            self.average[name].copy_(torch.from_numpy(arrays[f"average/{name}"]))
-            self.best[name].copy_(torch.from_numpy(arrays[f"best/{name}"]))
-            moments = {key: arrays.get(f"adam/{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(value is not None for value in moments.values()):
-                self.optimizer.state[parameter] = {
-                    key: torch.from_numpy(np.array(value)).to(self.device) for key, value in moments.items()
-                }
-        self._tell_again()
-
-    def _tell_again(self) -> None:
-        """Report what was done before the kill: the last points of the curve may have died on their way."""
-        self.watch.bar.advance(self.state.step * self.batch)
-        for evaluation in self.state.curve:
-            self.watch.on_evaluation(evaluation, math.nan)
-
-
-def _to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
-    return tensor.detach().cpu().numpy()
+        if found is not None:
+            restore_fit(found[0], self.weights, self.optimizer, self.loss_sum)
+            self.state = restore_state(found[1])
+            self.watch.tell_again(self.state, self.batch)
 
 
 def _mix(*parts: int) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mlops_tasks.artifacts import Task
     from mlops_tasks.core.transform import NumericColumn, Transform
+    from mlops_tasks.specs import TrainSpec
 
 NUMERIC_WIDTH = 16
 """Units of a numeric column's embedding."""
@@ -216,6 +217,15 @@ class Linear(nn.Module):
         for i, embedding in enumerate(self.categorical):
             out = out + embedding(codes_BC[:, i])
         return out.unsqueeze(1)
+
+
+def build_backbone(transform: Transform, spec: TrainSpec, outputs: int) -> nn.Module:
+    """Make the network that a spec names, with weights drawn from its seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        if spec.model == "mlp":
+            return Perceptron(transform, outputs, width=spec.width, depth=spec.depth, dropout=spec.dropout)
+        return TabM(transform, outputs, width=spec.width, depth=spec.depth, dropout=spec.dropout, members=spec.members)
 
 
 def combine_members(out_BKO: Tensor, task: Task, *, shift: float = 0.0, scale: float = 1.0) -> Tensor:

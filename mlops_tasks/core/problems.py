@@ -11,7 +11,8 @@ import pandas as pd
 
 from mlops_tasks.core.baselines import balanced_weights
 from mlops_tasks.core.checkpoints import Slot
-from mlops_tasks.core.fitting import Evaluation, Watch
+from mlops_tasks.core.fit_state import Evaluation
+from mlops_tasks.core.fitting import Watch
 from mlops_tasks.core.transform import Transform, learn_transform
 from mlops_tasks.errors import DataRejected
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-    import torch
 
     from mlops_tasks.artifacts import FeatureSchema, Split
+    from mlops_tasks.core.hardware import Placement
     from mlops_tasks.core.targets import Targets
     from mlops_tasks.ports import Ports, TrackedRun
     from mlops_tasks.specs import TrainSpec
@@ -43,7 +44,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be learned from what, on which device."""
+    """What is to be learned from what, and where."""
 
     schema: FeatureSchema
     spec: TrainSpec
@@ -51,7 +52,7 @@ class Problem:
     train: Labelled
     validation: Labelled
     both: Labelled
-    device: torch.device
+    placement: Placement
 
     def transform(self, rows: Labelled) -> Transform:
         """Learn the transform from rows. Raises: DataRejected when no input says anything."""
@@ -85,7 +86,7 @@ class Session:
 
     @contextmanager
     def watch(self, name: str, description: str, total: float | None, every_s: float) -> Iterator[Watch]:
-        """Show one fit's bar, record its curve as `<name>.*` and keep its checkpoint."""
+        """Show one fit's bar, record its curve and memory peaks as `<name>.*`, and keep its checkpoint."""
 
         def record(evaluation: Evaluation, rows_s: float) -> None:
             values = {
@@ -99,7 +100,7 @@ class Session:
 
         slot = Slot(self.ports.store, f"{self.prefix}/{name}.npz", every_s)
         with self.ports.progress.bar(description, total) as bar:
-            yield Watch(bar, slot, record)
+            yield Watch(bar, slot, record, lambda peaks: self.tracked.metrics({f"{name}.{k}": v for k, v in peaks.items()}))
 
     def forget(self) -> None:
         """Remove the checkpoints."""
@@ -108,7 +109,7 @@ class Session:
 
 
 def make_problem(
-    frames: Mapping[Split, pd.DataFrame], targets: Targets, *, schema: FeatureSchema, spec: TrainSpec, device: torch.device
+    frames: Mapping[Split, pd.DataFrame], targets: Targets, *, schema: FeatureSchema, spec: TrainSpec, placement: Placement
 ) -> Problem:
     """Join splits and targets; weigh the classes when the spec says so."""
     weigh = spec.class_weight == "balanced" and targets.task != "regression"
@@ -118,4 +119,4 @@ def make_problem(
 
     train, validation = (labelled(frames[split], targets.by_split[split]) for split in LEARNED_FROM)
     both = labelled(pd.concat([train.frame, validation.frame], ignore_index=True), np.concatenate([train.y, validation.y]))
-    return Problem(schema, spec, targets, train, validation, both, device)
+    return Problem(schema, spec, targets, train, validation, both, placement)

@@ -11,7 +11,12 @@ from sklearn.metrics import precision_recall_curve
 
 from mlops_tasks.core import baselines, network, onnx_export, tuning
 from mlops_tasks.core.checkpoints import pack, unpack
-from mlops_tasks.core.fitting import Fitted, Rows, Trainer, predict, score_loss
+from mlops_tasks.core.fitting import Trainer, count_steps
+from mlops_tasks.core.gpus import explain_full_memory, measure_memory, start_measuring
+from mlops_tasks.core.hardware import count_threads
+from mlops_tasks.core.losses import SCORING_ROWS, Rows, predict, score_loss
+from mlops_tasks.core.parallel.job import Job
+from mlops_tasks.core.parallel.launch import fit_in_processes
 from mlops_tasks.core.problems import Model
 
 if TYPE_CHECKING:
@@ -19,13 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops_tasks.core.baselines import Boosted
+    from mlops_tasks.core.fit_state import Fitted
     from mlops_tasks.core.problems import Labelled, Problem, Session
     from mlops_tasks.core.transform import Transform
     from mlops_tasks.specs import TrainSpec
 
     Floats = npt.NDArray[np.float64]
 
-SCORING_ROWS = 4096
 TRIALS = "trials.npz"
 
 
@@ -133,33 +138,45 @@ def _fit_again(problem: Problem, session: Session, first: _Fit) -> _Fit:
     )
 
 
+@explain_full_memory()
 def _fit_network(
     problem: Problem, session: Session, name: str, description: str, rows: Labelled, *, passes: float, held: Labelled | None
 ) -> _Fit:
-    spec, task = problem.spec, problem.targets.task
+    spec, task, here = problem.spec, problem.targets.task, problem.placement.here
     transform = problem.transform(rows)
     standardiser, shift, scale = network.Standardiser(transform.numeric), *_target_scale(problem, rows)
-    encoded = _encode(transform, standardiser, rows, shift, scale).to(problem.device)
-    judged = None if held is None else _encode(transform, standardiser, held, shift, scale).to(problem.device)
-    backbone = _build(transform, spec, problem.targets.outputs).to(problem.device)
-    total = None if held is not None else passes * len(encoded)
+    encoded = _encode(transform, standardiser, rows, shift, scale).to(here)
+    judged = None if held is None else _encode(transform, standardiser, held, shift, scale).to(here)
+    backbone = network.build_backbone(transform, spec, problem.targets.outputs).to(here)
+    total, steps = None if held is not None else passes * len(encoded), count_steps(spec, len(encoded), passes)
     with session.watch(name, description, total, spec.checkpoint_every.total_seconds()) as watch:
-        trainer = Trainer(backbone, encoded, spec, task, watch)
-        fitted = trainer.run(steps=max(1, round(passes * trainer.steps_per_pass)), validation=judged)
+        if problem.placement.processes > 1:
+            job = _job(problem, transform, steps)
+            with session.ports.store.staging() as folder:
+                fitted = fit_in_processes(job, encoded, judged, watch, folder)
+        else:
+            start_measuring(here)
+            fitted = Trainer(backbone, encoded, spec, task, watch).run(steps=steps, validation=judged)
+            watch.on_memory(measure_memory(here))
     loss = float("nan") if judged is None else score_loss(predict(backbone, fitted.weights, judged, task), judged, task)
     backbone.load_state_dict(fitted.weights, strict=False)
     scoring = network.ScoringNetwork(standardiser, backbone.cpu(), task, shift=shift, scale=scale).eval()
     return _Fit(scoring, transform, fitted, loss)
 
 
-def _build(transform: Transform, spec: TrainSpec, outputs: int) -> torch.nn.Module:
-    """Make a backbone with weights drawn from the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        sizes = {"width": spec.width, "depth": spec.depth, "dropout": spec.dropout}
-        if spec.model == "mlp":
-            return network.Perceptron(transform, outputs, **sizes)  # type: ignore[arg-type]  # a dict has one value type
-        return network.TabM(transform, outputs, members=spec.members, **sizes)  # type: ignore[arg-type]  # likewise
+def _job(problem: Problem, transform: Transform, steps: int) -> Job:
+    """Describe a fit to the processes that share it."""
+    placement, spec = problem.placement, problem.spec
+    return Job(
+        transform=transform,
+        spec=spec,
+        task=problem.targets.task,
+        outputs=problem.targets.outputs,
+        steps=steps,
+        device="cuda" if placement.device.type == "cuda" else "cpu",
+        processes=placement.processes,
+        threads=max(1, count_threads(spec.threads) // placement.processes),
+    )
 
 
 def _tune(problem: Problem, session: Session) -> tuple[TrainSpec, list[tuning.Trial]]:

@@ -11,7 +11,7 @@ import pandas as pd
 from mlops_tasks.artifacts import Candidate, Window, digest_of
 from mlops_tasks.core.baselines import constant_score
 from mlops_tasks.core.frames import read_files, read_split, rows_within
-from mlops_tasks.core.hardware import choose_device, count_threads, describe_hardware, library_versions, pinned
+from mlops_tasks.core.hardware import count_threads, describe_hardware, library_versions, pinned, place
 from mlops_tasks.core.onnx_export import check_parity
 from mlops_tasks.core.problems import LEARNED_FROM, Model, Problem, Session, make_problem
 from mlops_tasks.core.publishing import publish_files
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import torch
-
     from mlops_tasks.artifacts import Dataset, FeatureSchema, Split
+    from mlops_tasks.core.hardware import Placement
     from mlops_tasks.ports import Ports, TrackedRun
     from mlops_tasks.specs import TrainSpec
 
@@ -40,22 +39,25 @@ def run(spec: TrainSpec, dataset: Dataset, *, ports: Ports) -> Candidate:
     A run that was killed goes on from its newest checkpoint and gives the same weights.
 
     Raises:
-        SpecError: the device that is asked for is not there.
+        SpecError: the device or the GPUs that are asked for are not there, or do not work.
         DataRejected: the labels or inputs can't be learned from.
         ModelRejected: the loss diverged, or the export scores otherwise than the fitted model.
         StoreUnavailable: the store does not answer or is full.
+        WorkerLost: one of several processes was killed or failed.
 
     """
-    device, threads = choose_device(spec.device), count_threads(spec.threads)
+    placement, threads = place(spec.device, ports.run.resources), count_threads(spec.threads)
+    if placement.missing:
+        ports.progress.note(f"train: on the CPU, since resources.train.gpus {placement.missing}")
     fingerprint = ports.run.fingerprint or digest_of({"spec": spec.model_dump(mode="json"), "dataset": dataset.digest})
-    problem = _load(spec, dataset, device, ports)
+    problem = _load(spec, dataset, placement, ports)
     pipeline = ports.run.pipeline
     with (
         ports.tracker.run(pipeline, fingerprint, f"{spec.model} {dataset.version}") as tracked,
-        pinned(threads, device),
+        pinned(threads, placement.device),
         ports.store.staging() as folder,
     ):
-        hardware = describe_hardware(device, threads)
+        hardware = describe_hardware(placement, threads)
         _record_start(tracked, spec, dataset, hardware, ports)
         session = Session(ports, tracked, f"{pipeline}/checkpoints/{fingerprint}")
         boosted = fit_boosted(problem)
@@ -79,11 +81,11 @@ def run(spec: TrainSpec, dataset: Dataset, *, ports: Ports) -> Candidate:
     )
 
 
-def _load(spec: TrainSpec, dataset: Dataset, device: torch.device, ports: Ports) -> Problem:
+def _load(spec: TrainSpec, dataset: Dataset, placement: Placement, ports: Ports) -> Problem:
     schema = dataset.feature_schema
     frames = {split: read_split(ports.store, dataset, split) for split in LEARNED_FROM}
     targets = make_targets(frames, schema)
-    problem = make_problem(frames, targets, schema=schema, spec=spec, device=device)
+    problem = make_problem(frames, targets, schema=schema, spec=spec, placement=placement)
     ignored = problem.transform(problem.both).ignored
     if ignored:
         ports.progress.note(f"train: ignoring {', '.join(ignored)}: no value varies in {len(problem.both.frame)} rows")
@@ -100,6 +102,8 @@ def _record_start(tracked: TrackedRun, spec: TrainSpec, dataset: Dataset, hardwa
             "intent": ports.run.intent,
             "run_id": ports.run.run_id,
             "reason": ports.run.reason,
+            "device": str(hardware["device"]),
+            **({"missing_gpus": str(hardware["missing_gpus"])} if "missing_gpus" in hardware else {}),
             **{f"library.{name}": version for name, version in library_versions().items()},
         }
     )

@@ -13,7 +13,7 @@ import pytest
 from docs.errors_page import kinds
 from docs.generate import pages, stale
 from docs.specs_page import described, meaning_of
-from mlops_tasks.errors import PipelineError, RegistryUnavailable, StoreUnavailable
+from mlops_tasks.errors import PipelineError, RegistryUnavailable, StoreUnavailable, WorkerLost
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = ("errors", "artifacts", "specs", "ports", "pipeline", "loading")
@@ -63,12 +63,13 @@ def test_exit_codes_are_unique_and_stay() -> None:
         "StoreUnavailable": 5,
         "RegistryUnavailable": 6,
         "Superseded": 7,
+        "WorkerLost": 8,
         "NothingToDo": 99,
     }
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:
-    assert {kind for kind in kinds() if kind.retryable} == {StoreUnavailable, RegistryUnavailable}
+    assert {kind for kind in kinds() if kind.retryable} == {StoreUnavailable, RegistryUnavailable, WorkerLost}
 
 
 def test_all_errors_of_the_package_are_of_the_documented_kinds() -> None:

@@ -14,7 +14,7 @@ from mlops_tasks.core.baselines import (
     fit_linear,
     order_categories,
 )
-from mlops_tasks.core.fitting import Rows
+from mlops_tasks.core.losses import Rows
 from mlops_tasks.core.network import Standardiser
 from mlops_tasks.core.transform import Transform, learn_transform
 

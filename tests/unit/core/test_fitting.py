@@ -10,17 +10,9 @@ import torch
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.core.checkpoints import Slot
-from mlops_tasks.core.fitting import (
-    Evaluation,
-    Fitted,
-    Rows,
-    Trainer,
-    Watch,
-    choose_batch_size,
-    member_loss,
-    predict,
-    score_loss,
-)
+from mlops_tasks.core.fit_state import Evaluation, Fitted
+from mlops_tasks.core.fitting import Trainer, Watch, choose_batch_size
+from mlops_tasks.core.losses import Rows, member_loss, predict, score_loss
 from mlops_tasks.core.network import Standardiser, TabM
 from mlops_tasks.core.transform import learn_transform
 from mlops_tasks.errors import ModelRejected
@@ -153,5 +145,5 @@ def test_prediction_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatc
     rows, network = make_rows(50, 3)
     weights = {name: p.detach() for name, p in network.named_parameters()}
     whole = predict(network, weights, rows, "binary")
-    monkeypatch.setattr("mlops_tasks.core.fitting.SCORING_ROWS", 7)
+    monkeypatch.setattr("mlops_tasks.core.losses.SCORING_ROWS", 7)
     assert torch.allclose(predict(network, weights, rows, "binary"), whole, atol=1e-6)

@@ -18,6 +18,7 @@ from mlops_tasks.artifacts import Dataset, FeatureColumn, FeatureSchema, SplitRe
 from mlops_tasks.core import problems, training
 from mlops_tasks.core.fitting import Trainer
 from mlops_tasks.core.frames import read_split
+from mlops_tasks.core.hardware import Placement
 from mlops_tasks.core.scoring import Scorer
 from mlops_tasks.errors import DataRejected, ModelRejected, SpecError
 from mlops_tasks.specs import TrainSpec
@@ -256,7 +257,7 @@ def test_trials_are_recorded_kept_over_a_kill_and_the_best_is_refit(tmp_path: Pa
 
     def fit(fingerprint: str) -> problems.Model:
         ports = make_ports(tmp_path, store=store, tracker=tracker, run=make_run(fingerprint=fingerprint))
-        problem = train._load(spec, dataset, torch.device("cpu"), ports)
+        problem = train._load(spec, dataset, Placement(torch.device("cpu")), ports)
         with tracker.run("shop", fingerprint, "tuned") as tracked:
             session = problems.Session(ports, tracked, f"shop/checkpoints/{fingerprint}")
             return training.fit_model(problem, session, training.fit_boosted(problem))
