@@ -9,7 +9,16 @@ import sys
 
 from benchmarks.measuring import ROOT, say
 
-NAMES = ("cold_run", "small_chain", "airflow_overhead", "backfill_ingest", "dag_parsing", "model_quality", "serving")
+NAMES = (
+    "cold_run",
+    "small_chain",
+    "airflow_overhead",
+    "containers",
+    "backfill_ingest",
+    "dag_parsing",
+    "model_quality",
+    "serving",
+)
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ def environ() -> dict[str, str]:
 def test_only_what_is_named_is_passed_on(environ: dict[str, str]) -> None:
     given = environ | {
         "AWS_ENDPOINT_URL": "http://s3:8080", "AWS_REGION": "eu-1", "MLOPS_SPARK": "sc://spark:15002", "PATH": "/bin",
+        "MLOPS_SPARK_CONF": "/etc/spark.conf",
         "AIRFLOW__CORE__FERNET_KEY": "f", "MLOPS_RUNTIME": "docker", "TZ": "UTC", "MLOPS_DOCKER_ENV": "TZ",
     }  # fmt: skip
     found = plan("spark", given)
