@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +16,14 @@ import torch
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.artifacts import Dataset, FeatureColumn, FeatureSchema, SplitRef, Task, Window
-from mlops_tasks.core import problems, training
+from mlops_tasks.core import hardware, problems, training
 from mlops_tasks.core.fitting import Trainer
 from mlops_tasks.core.frames import read_split
+from mlops_tasks.core.gpus import Probe
 from mlops_tasks.core.hardware import Placement
 from mlops_tasks.core.scoring import Scorer
 from mlops_tasks.errors import DataRejected, ModelRejected, SpecError
+from mlops_tasks.resources import Resources
 from mlops_tasks.specs import TrainSpec
 from mlops_tasks.stages import train
 from tests.fakes import FakeProgress, FakeTracker, make_ports, make_run
@@ -367,6 +370,25 @@ def test_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert message_of(SpecError, QUICK.model_copy(update={"device": "cuda"}), dataset, ports).startswith(
         "train.device: cuda was"
     )
+
+
+@pytest.mark.parametrize("policy", ["fail", "cpu"])
+def test_gpus_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Literal["fail", "cpu"]) -> None:
+    monkeypatch.setattr(hardware, "probe_gpus", lambda: Probe("", "13.0", None, (), "no driver"))
+    tracker, resources = FakeTracker(), Resources(gpus=1, on_missing_gpu=policy)
+    ports = make_ports(tmp_path, tracker=tracker, run=replace(make_run(), resources=resources))
+    dataset = make_dataset(LocalStore(tmp_path / "store"))
+    if policy == "fail":
+        assert message_of(SpecError, BOOSTED, dataset, ports).startswith("resources.train.gpus: asked for 1, found 0 (driver")
+        assert not tracker.runs
+        return
+    candidate = train.run(BOOSTED, dataset, ports=ports)
+    missing = read_json(candidate, ports, "training.json")["hardware"]["missing_gpus"]
+    assert missing.startswith("asked for 1, found 0 (driver not found")
+    assert isinstance(ports.progress, FakeProgress)
+    assert f"train: on the CPU, since resources.train.gpus {missing}" in ports.progress.notes
+    tags = tracker.runs[ports.run.fingerprint].recorded_tags
+    assert (tags["device"], tags["missing_gpus"]) == ("cpu", missing)
 
 
 def test_an_export_that_scores_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
