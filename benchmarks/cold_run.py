@@ -46,6 +46,8 @@ class Round:
     again: Measured
     seconds: dict[str, float]
     """Of the cold run, by whose they are; they sum to its wall time."""
+    cpu: dict[str, float]
+    """Of these, the main thread's CPU: what other work on the machine hardly changes."""
     stages: dict[str, Any]
     unused: list[str]
 
@@ -65,7 +67,7 @@ def run_round(folder: Path, arguments: list[str]) -> Round:
     charged = json.loads(clock.read_text())
     seconds = charged["seconds"]
     seconds["start and end of the interpreter"] = cold.wall_s - sum(seconds.values())
-    return Round(cold, again, seconds, json.loads(cold.out)["stages"], charged["unused"])
+    return Round(cold, again, seconds, charged["cpu"], json.loads(cold.out)["stages"], charged["unused"])
 
 
 def say_rounds(rounds: list[Round], helps: list[float]) -> None:
@@ -83,8 +85,9 @@ def say_rounds(rounds: list[Round], helps: list[float]) -> None:
     say(f"CPU of the cold run: {spread([r.cold.cpu_s for r in rounds], digits=0)}; ")
     say(f"again: {spread([r.again.cpu_s for r in rounds])}.\n")
     names = sorted(rounds[0].seconds, key=lambda n: (n not in THEIRS, -rounds[0].seconds[n]))
-    parts = [[n, "" if n in THEIRS else "yes", spread([r.seconds.get(n, 0.0) for r in rounds])] for n in names]
-    say_table(("cold run: time inside", "counts as other", "median (least to greatest)"), parts)
+    measured = [[r.seconds for r in rounds], [r.cpu for r in rounds]]
+    parts = [[n, "" if n in THEIRS else "yes", *(spread([of.get(n, 0.0) for of in each]) for each in measured)] for n in names]
+    say_table(("cold run: time inside", "counts as other", "median (least to greatest)", "CPU of the main thread"), parts)
     per_stage = [[n, spread([r.stages[n]["seconds"] for r in rounds])] for n in rounds[0].stages]
     say_table(("cold run: stage", "median (least to greatest)"), per_stage)
     if rounds[0].unused:
