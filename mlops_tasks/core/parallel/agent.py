@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -40,6 +40,7 @@ def launch(module: str, folder: Path, processes: int) -> int:
         max_restarts=0,
         monitor_interval=MONITOR_S,
         local_addr="127.0.0.1",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # its default is left behind in the temporary folder
     )
     try:
         elastic_launch(config, sys.executable)("-m", module, str(folder), str(os.getpid()))
