@@ -16,12 +16,10 @@ import time
 from pathlib import Path
 
 from benchmarks.measuring import (
-    LIMITED,
     PIPELINE,
     ROOT,
     BenchmarkError,
     environment,
-    limited,
     measure,
     say,
     say_machine,
@@ -30,8 +28,6 @@ from benchmarks.measuring import (
     workplace,
 )
 
-LIMIT_S = 0.5
-"""Above bare `docker run` and the stage's own start in its image: what the hand-over, the engine's calls and the log cost."""
 FIRST, NEXT = "2013-01-02", "2013-01-03"
 WARM_UP = 1
 
@@ -73,19 +69,12 @@ def main() -> None:
     start = bare(chosen.image, ["mlops", "perform", "--help"], chosen.runs)
     added = [docker - process for docker, process in zip(found["docker"], found["process"], strict=True)]
     say_table(
-        LIMITED,
-        [
-            limited(
-                "the runtime's own cost, above starting `mlops` in its image", above(found["docker"], start), LIMIT_S, digits=3
-            )
-        ],
-    )
-    say_table(
         ("", "median (least to greatest)"),
         [
             ["a cached stage by the process runtime", spread(found["process"], digits=3)],
             ["the same by the Docker runtime", spread(found["docker"], digits=3)],
             ["what its container adds", spread(added, digits=3)],
+            ["above starting `mlops` in a container of its image", spread(above(found["docker"], start), digits=3)],
             ["`docker run --rm IMAGE true`", spread(true, digits=3)],
             ["`docker run --rm IMAGE mlops perform --help`", spread(start, digits=3)],
         ],

@@ -108,6 +108,7 @@ def about_reaper() -> dict[str, Any]:
         "start_date": datetime(2024, 1, 1, tzinfo=UTC),
         "catchup": False,
         "is_paused_upon_creation": False,
+        "default_args": {"retries": 2, "retry_delay": timedelta(seconds=30)},
     }
 
 
