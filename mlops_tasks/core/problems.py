@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Labelled:
     frame: pd.DataFrame
     y: Floats
     weight: Floats | None
+    learned: dict[int, Transform] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Transforms that were learned from these rows, by their most bins."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,15 @@ class Problem:
     placement: Placement
 
     def transform(self, rows: Labelled) -> Transform:
-        """Learn the transform from rows. Raises: DataRejected when no input says anything."""
+        """Learn the transform from rows, once. Raises: DataRejected when no input says anything."""
+        if self.spec.bins in rows.learned:
+            return rows.learned[self.spec.bins]
         schema = self.schema
         transform = learn_transform(rows.frame, schema.numeric, schema.categorical, bins=self.spec.bins)
         if len(transform.ignored) == len(schema.columns):
             msg = f"train: none of the {len(schema.columns)} input columns varies in {len(rows.frame)} rows; check the features"
             raise DataRejected(msg)
+        rows.learned[self.spec.bins] = transform
         return transform
 
 
