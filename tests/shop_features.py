@@ -21,7 +21,7 @@ SELECT at, id, price, shop,
 FROM orders;
 """
 
-SLOW_SQL = SQL.replace("price,", "price + 0 * aggregate(sequence(1L, 2000000 + id), 0L, (sum, x) -> sum + x % 7) AS price,", 1)
+SLOW_SQL = SQL.replace("price,", "price + 0 * aggregate(sequence(1L, 300000 + id), 0L, (sum, x) -> sum + x % 7) AS price,", 1)
 """The same rows by a query that takes a while for each, and can't be done once for all."""
 
 

@@ -1,6 +1,8 @@
 import java.io.FileInputStream;
 import java.io.InputStream;
+import java.nio.file.DirectoryNotEmptyException;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Properties;
 import java.util.regex.Pattern;
@@ -24,9 +26,9 @@ import org.jclouds.http.HttpResponse;
 import org.jclouds.http.HttpResponseException;
 
 /**
- * S3Proxy over a folder, with two things put right that its version 3.3.0 leaves open: a conditional put looked first and
- * wrote later, so of many at once several won; and files being written, beside their keys, were listed. Usage: AtomicS3 FILE,
- * the same settings as S3Proxy's.
+ * S3Proxy over a folder, with three things put right that its version 3.3.0 leaves open: a conditional put looked first and
+ * wrote later, so of many at once several won; files being written, beside their keys, were listed; and many objects were
+ * not removed in one call when one stood for a folder of the others. Usage: AtomicS3 FILE, the same settings as S3Proxy's.
  */
 public final class AtomicS3 extends ForwardingBlobStore {
     private static final String ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
@@ -58,6 +60,28 @@ public final class AtomicS3 extends ForwardingBlobStore {
             }
             return super.putBlob(container, blob, options);
         }
+    }
+
+    /** An object that stands for a folder is that folder here: it stays as long as something is in it. */
+    @Override
+    public void removeBlob(String container, String name) {
+        try {
+            super.removeBlob(container, name);
+        } catch (Exception failed) {
+            boolean full = failed instanceof DirectoryNotEmptyException || failed.getCause() instanceof DirectoryNotEmptyException;
+            if (!full || !name.endsWith("/")) {
+                throw failed;
+            }
+        }
+    }
+
+    /** What is in a folder goes before what stands for it. */
+    @Override
+    public void removeBlobs(String container, Iterable<String> names) {
+        List<String> deepestFirst = new ArrayList<>();
+        names.forEach(deepestFirst::add);
+        deepestFirst.sort(Comparator.reverseOrder());
+        deepestFirst.forEach(name -> removeBlob(container, name));
     }
 
     @Override

@@ -99,7 +99,7 @@ def run_server(server: Server) -> int:
 
 def _popen(command: list[str], master: str, **streams: object) -> subprocess.Popen[bytes]:
     """Start a server's process, which ends with this one; unless executors are elsewhere it uses no interface but loopback."""
-    local = {} if _is_cluster(master) else {"SPARK_LOCAL_IP": LOOPBACK}
+    local = {"SPARK_LOCAL_IP": LOOPBACK} if is_loopback(driver_host(master, os.environ)) else {}
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # noqa: S603 - our own command line
         command,
         env={**os.environ, **local},
@@ -177,7 +177,7 @@ def _local_conf(cores: int, folder: Path) -> dict[str, str]:
 
 def _cluster_conf(master: str, environ: Mapping[str, str], jars: list[Path]) -> dict[str, str]:
     """Return what executors need to call back and to run; the driver sends them the jars."""
-    host = environ.get("MLOPS_SPARK_DRIVER_HOST") or address_towards(master)
+    host = driver_host(master, environ)
     given = {
         "spark.driver.host": host,
         "spark.driver.bindAddress": host if is_loopback(host) else "0.0.0.0",  # noqa: S104 - executors are elsewhere
@@ -200,6 +200,13 @@ def _properties(conf: Mapping[str, str], environ: Mapping[str, str]) -> str:
         msg = f"MLOPS_SPARK_CONF: {extra} can't be read ({error.strerror}); correct the path or unset it"
         raise SpecError(msg) from error
     return "\n".join([*lines, more, ""])
+
+
+def driver_host(master: str, environ: Mapping[str, str]) -> str:
+    """Return the address by which executors reach a server: loopback where they are in its own process."""
+    if not _is_cluster(master):
+        return LOOPBACK
+    return environ.get("MLOPS_SPARK_DRIVER_HOST") or address_towards(master)
 
 
 def address_towards(master: str) -> str:

@@ -57,4 +57,4 @@ class SparkError(Exception):
     ],
 )
 def test_trouble_is_told(error: SparkError, told: str) -> None:
-    assert _trouble(error, "file:///srv/store") == told  # type: ignore[arg-type]  # stands for PySpark's error
+    assert _trouble(error, "file:///srv/store") == told
