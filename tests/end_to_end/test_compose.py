@@ -68,7 +68,7 @@ for path in ("/_ping", "/build", "/containers/x/exec"):
 class Stack:
     """One stack under its own name, ports, secrets and pipelines."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: dict[str, str]) -> None:
         self.secrets_file = folder / "secrets.env"
         self.pipelines = folder / "pipelines"
         self.ports = {name: free_port() for name in ("AIRFLOW", "MLFLOW", "S3", "SERVE")}
@@ -79,7 +79,8 @@ class Stack:
             "MLOPS_ENV_FILE": str(self.secrets_file),
             "MLOPS_PIPELINES_DIR": str(self.pipelines),
             "MLOPS_NO_BUILD": "1",
-            "POSTGRES_IMAGE": "mlops-tasks/postgres:latest",
+            **{f"MLOPS_IMAGE_{name.upper()}": tag for name, tag in images.items()},
+            "POSTGRES_IMAGE": images["postgres"],
             "MLOPS_SPARK_WORKERS": "1",
         }
 
@@ -101,6 +102,12 @@ class Stack:
     def api(self, user: str = "admin") -> AirflowApi:
         return AirflowApi(self.url("AIRFLOW"), user, self.secrets[f"MLOPS_PASSWORD_{user.upper()}"], patience_s=90)
 
+    def login(self, user: str) -> dict[str, str]:
+        """Return the headers of a user who is logged in."""
+        body = {"username": user, "password": self.secrets[f"MLOPS_PASSWORD_{user.upper()}"]}
+        answer = httpx.post(f"{self.url('AIRFLOW')}/auth/token", json=body, trust_env=False, timeout=30)
+        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
     def container(self, service: str) -> str:
         return self.command("compose", "ps", "--all", "--quiet", service).strip()
 
@@ -113,11 +120,9 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(image_of: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    image_of.need(*IMAGES)
     folder = tmp_path_factory.mktemp("stack")
-    folder.chmod(0o755)
     write_pipeline(folder)
-    stack = Stack(folder)
+    stack = Stack(folder, image_of.need(*IMAGES))
     try:
         began = time.monotonic()
         said = stack.command("up", timeout_s=700)
@@ -219,9 +224,10 @@ def test_the_model_is_served_and_its_report_is_for_those_who_may_see_it(stack: S
     with stack.api("viewer") as viewer:
         links = viewer.get(f"/dags/{NAME}.train/dagRuns/{RUN}/taskInstances/evaluate/links")["extra_links"]
         assert links["MLflow run"].startswith(stack.url("MLFLOW"))
-        page = viewer.request("GET", f"/../..{links['Report']}")
-        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert httpx.get(f"{stack.url('AIRFLOW')}{links['Report']}", trust_env=False).status_code == 401
+    report = f"{stack.url('AIRFLOW')}{links['Report']}"
+    page = httpx.get(report, headers=stack.login("viewer"), trust_env=False, timeout=30)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert httpx.get(report, trust_env=False, timeout=30).status_code == 401
 
 
 def test_no_log_holds_a_secret_and_down_leaves_no_container(stack: Stack, trained: dict[str, str]) -> None:
