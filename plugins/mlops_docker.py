@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.docker.hooks.docker import DockerHook
@@ -36,6 +37,7 @@ from mlops_tasks.wiring import open_store
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from mlops_tasks.ports import ArtifactStore
     from mlops_tasks.runner import Outcome
 
 ENGINE_TIMEOUT_S = 60
@@ -79,8 +81,17 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
 
     def perform(self, context: Context) -> Outcome:
         """Start a container or take up the one that an earlier try left. Raises: PipelineError, AirflowException."""
+        _mask(self._plan.secrets)  # also where a container is taken up, which may say them
         with self._speaking():
             return cast("Outcome", self.execute_resumable(context))
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan(self.image_name, os.environ)
+
+    @cached_property
+    def _store(self) -> ArtifactStore:
+        return open_store()
 
     # What ResumableJobMixin asks
 
@@ -88,13 +99,11 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
         """Hand the stage over, which fences earlier tries off, and start its container."""
         spec = load_pipeline(self.pipeline)
         resources = cast("dict[str, Resources]", spec.resources).get(self.stage, Resources())
-        settings = plan(self.image_name, os.environ)
-        _mask(settings.secrets)
+        settings = self._plan
         self._require_image(settings)
-        store = open_store()
-        key = assign(store, self.invocation(context), spec, context["ti"].try_number)
+        key = assign(self._store, self.invocation(context), spec, context["ti"].try_number)
         if settings.passwd:
-            store.write(_passwd_key(key), settings.passwd.encode())
+            self._store.write(_passwd_key(key), settings.passwd.encode())
         own = labels(context, self.pipeline, self.stage, os.environ)
         self._remove_leftovers(own)
         job = {"key": key, "cleared": _clear_number(context)}
@@ -111,7 +120,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
             status = "of a run that was cleared since"
         elif state["Status"] == "created":
             status = "never started"
-        elif state["Running"] or _is_lasting(key):
+        elif state["Running"] or self._has_lasting_answer(key):
             return "to be taken up"
         else:
             status = f"ended ({_ending(state)}) without a result"
@@ -130,9 +139,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
         """Follow the container to its end; return its outcome. Raises: PipelineError, ContainerLost, StageCrashed."""
         self._job = external_id
         self._follow(external_id, context)
-        if self._stopped:
-            msg = f"{self.stage}: stopped because Airflow asked for it"
-            raise ContainerLost(msg)
+        self._refuse_if_stopped(external_id["container"])
         self._outcome = self._conclude(external_id, context)
         return self._outcome
 
@@ -194,6 +201,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
                 # Before it starts: a task that dies in between leaves no container that runs unknown to its retry.
                 state_store.set(self.external_id_key, self._job)
             try:
+                self._refuse_if_stopped(created)
                 self.cli.start(created)
             except APIError as error:
                 self._remove(created)
@@ -212,6 +220,13 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
                 break
         self.log.info("Container %s of image %s runs %s", created[:12], settings.image, job["key"])
         return self._job
+
+    def _refuse_if_stopped(self, container: str) -> None:
+        """Go no further once Airflow has asked to stop; the container may have been made after it did."""
+        if self._stopped:
+            self._remove(container)
+            msg = f"{self.stage}: stopped because Airflow asked for it"
+            raise ContainerLost(msg)
 
     def _create(self, key: str, settings: Plan, more: dict[str, Any], own: dict[str, str]) -> str:
         mounts = [Mount(m.target, m.source, type=m.kind, read_only=m.read_only) for m in settings.mounts]
@@ -269,7 +284,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
     def _conclude(self, job: dict[str, Any], context: Context) -> Outcome:
         """Take the answer, then remove the container; where the store can't be asked, leave both for the retry."""
         container = job["container"]
-        answer = find_answer(open_store(), job["key"])
+        answer = find_answer(self._store, job["key"])
         state = self.cli.inspect_container(container)["State"]
         self._remove(container)
         if (state_store := context.get("task_state_store")) is not None:
@@ -277,6 +292,10 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
         if answer is None or (answer.outcome is None and state["OOMKilled"]):
             self._raise_unanswered(state)
         return outcome_of(answer)
+
+    def _has_lasting_answer(self, key: str) -> bool:
+        answer = find_answer(self._store, key)
+        return answer is not None and answer.lasting
 
     def _raise_unanswered(self, state: dict[str, Any]) -> NoReturn:
         code = state["ExitCode"]
@@ -363,11 +382,6 @@ def _passwd_key(key: str) -> str:
 def _clear_number(context: Context) -> int:
     """Return how often the run was cleared: who clears a task wants it done anew."""
     return getattr(context["dag_run"], "clear_number", None) or 0
-
-
-def _is_lasting(key: str) -> bool:
-    answer = find_answer(open_store(), key)
-    return answer is not None and answer.lasting
 
 
 def _error_with(exit_code: int) -> type[PipelineError] | None:

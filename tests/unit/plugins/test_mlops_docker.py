@@ -299,6 +299,26 @@ def test_being_stopped_before_there_is_a_container_does_nothing(engine: FakeEngi
     assert engine.stopped == []
 
 
+def test_one_that_is_stopped_before_its_container_starts_starts_none(engine: FakeEngine) -> None:
+    operator = task()
+    operator.on_kill()
+    with pytest.raises(ContainerLost, match="train: stopped because Airflow asked for it"):
+        operator.execute(context())
+    assert engine.there == {}
+
+
+def test_what_a_container_that_is_taken_up_says_is_masked_too(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[str] = []
+    monkeypatch.setattr(mlops_docker, "mask_secret", lambda value, _=None: masked.append(value))
+    monkeypatch.setenv("WAREHOUSE", "postgresql://u:pass-1@db/x")
+    monkeypatch.setenv("MLOPS_DOCKER_ENV", "WAREHOUSE")
+    given = context()
+    given["task_state_store"]["mlops_container"] = task().submit_job(given)
+    assert task().execute(context(2, given["task_state_store"]))
+    assert len(engine.created) == 1
+    assert masked == ["postgresql://u:pass-1@db/x", "pass-1"]
+
+
 def test_gpus_are_asked_for_and_done_without_where_the_spec_allows(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     granted = SPEC.model_copy(update={"resources": {"train": Resources(gpus=2, on_missing_gpu="cpu")}})
     monkeypatch.setattr(mlops_docker, "load_pipeline", lambda _: granted)
