@@ -100,7 +100,7 @@ print(session.range(1000).selectExpr("sum(id) AS total").collect()[0]["total"])
 """
 
 
-def run(image: str, *command: str, options: tuple[str, ...] = (), timeout_s: float = 120) -> str:
+def run(image: str, *command: str, options: tuple[str, ...] = (), timeout_s: float = 300) -> str:
     """Run a command in an image as the strictest host would: read-only root, no network, no capabilities."""
     entry = ("--network", "none", "--entrypoint", command[0])
     return docker("run", "--rm", *STRICT, *options, *entry, image, *command[1:], timeout_s=timeout_s).stdout.strip()
