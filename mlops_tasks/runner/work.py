@@ -33,7 +33,7 @@ from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 NO_CHAMPION = "none"
-STORING_THREADS = 8
+WAITING_THREADS = 8
 
 
 @dataclass
@@ -190,23 +190,22 @@ class Work:
     ) -> Made:
         """Reuse what is there; make all the rest in one call."""
         keys = [self._ingredients(stage, depends(item)) for item in items]
-        found: dict[int, Any] = {}
-        reasons: list[str] = []
-        for i, item in enumerate(items):
-            result, why = (
-                (None, "asked for") if recompute else self._cache.find(_window_of(item).label, keys[i], adapter(stage))
-            )
-            if result is None:
-                reasons.append(why)
-            else:
-                found[i] = result
+        kind = adapter(stage)
+
+        def find(i: int) -> tuple[Any | None, str]:
+            return (None, "asked for") if recompute else self._cache.find(_window_of(items[i]).label, keys[i], kind)
+
+        # Looking and storing mostly wait for the disk or the network.
+        with ThreadPoolExecutor(WAITING_THREADS) as pool:
+            there = list(pool.map(find, range(len(items))))
+        found = {i: result for i, (result, _) in enumerate(there) if result is not None}
+        reasons = [why for result, why in there if result is None]
         todo = [i for i in range(len(items)) if i not in found]
         if todo:
             made = stage.function()(stage.spec_of(self.pipeline), **arguments([items[i] for i in todo]), ports=ports)
             by_start = {result.window.start: result for result in made}
             found |= {i: by_start[_window_of(items[i]).start] for i in todo}
-            # Storing mostly waits for the disk or the network.
-            with ThreadPoolExecutor(STORING_THREADS) as pool:
+            with ThreadPoolExecutor(WAITING_THREADS) as pool:
                 list(pool.map(lambda i: self._cache.keep(_window_of(items[i]).label, keys[i], found[i]), todo))
         return Made(results=[found[i] for i in range(len(items))], computed=len(todo), reasons=reasons)
 
