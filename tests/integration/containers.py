@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable
@@ -79,12 +81,21 @@ LIBRARIES = f"{sysconfig.get_path('purelib')}:{SITE}:ro"
 """A mount for `stage_image`."""
 
 
-def stage_image(client: APIClient, folder: Path) -> str:
+def stage_image(client: APIClient, folder: Path, code: str | None = None) -> str:
     """Build an image with the package alone; its libraries are this environment's, by the mount LIBRARIES."""
-    subprocess.run(["cp", "-r", str(ROOT / "mlops_tasks"), str(folder)], check=True)
+    if not (folder / "mlops_tasks").exists():
+        shutil.copytree(ROOT / "mlops_tasks", folder / "mlops_tasks")
     start = '["python3", "-m", "mlops_tasks"]'
     copy = f"COPY mlops_tasks /opt/mlops/mlops_tasks\nENV PYTHONPATH=/opt/mlops:{SITE} PYTHONUNBUFFERED=1\n"
-    return build(folder, "stage", f"FROM {base_image(client)}\n{copy}ENTRYPOINT {start}\n")
+    return build(folder, "stage", f"FROM {base_image(client)}\n{copy}ENTRYPOINT {start}\n", code)
+
+
+def copy_package(folder: Path) -> str:
+    """Copy the package, so that processes and images can share what no one edits; return the copy's digest."""
+    shutil.copytree(ROOT / "mlops_tasks", folder / "mlops_tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    ask = [sys.executable, "-c", "from mlops_tasks.caching import package_digest; print(package_digest())"]
+    environ = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(ask, check=True, capture_output=True, text=True, env=environ, cwd=folder).stdout.strip()
 
 
 @dataclass

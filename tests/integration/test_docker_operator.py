@@ -370,9 +370,9 @@ def test_a_stopped_task_leaves_no_container(world: World, client: APIClient, dea
     wait(lambda: world.log.has("up"))
     started = time.monotonic()
     task.operator.on_kill()
-    assert ours(client) == []
-    assert isinstance(task.join(), Exception)
     assert time.monotonic() - started < 5, "Airflow kills the task then"
+    wait(lambda: ours(client) == [], 5)
+    assert isinstance(task.join(), Exception)
 
 
 def test_what_needs_more_memory_fails_with_the_limit_and_the_knob(world: World) -> None:
