@@ -52,7 +52,7 @@ class TrainingRunLink(_StageLink):
 def address_of(target: str, *, dag_id: str) -> str:
     """Turn a URL, an MLflow run's URI or a key of the store into what a browser opens."""
     if re.match(r"https?://", target):
-        return target
+        return _for_browsers(target)
     run = re.search(r"\bruns:?/(?P<run>[0-9a-f]{32})|#(?P<fragment>[0-9a-f]{32})$", target)
     if run:
         return _mlflow_page(run["run"] or run["fragment"])
@@ -62,6 +62,12 @@ def address_of(target: str, *, dag_id: str) -> str:
 def run_page(dag_id: str, run_id: str) -> str:
     """Return the address of a DAG run in Airflow's UI."""
     return f"{_base_path()}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"
+
+
+def _for_browsers(url: str) -> str:
+    """Lead to MLflow by MLFLOW_UI_URL where tasks know it by another name."""
+    tasks, people = (os.environ.get(name, "").rstrip("/") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_UI_URL"))
+    return people + url.removeprefix(tasks) if people and tasks and url.startswith(f"{tasks}/") else url
 
 
 def _mlflow_page(run_id: str) -> str:

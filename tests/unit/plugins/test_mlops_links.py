@@ -33,6 +33,14 @@ def test_an_address_is_left_as_it_is() -> None:
     assert address_of(page, dag_id="x.train") == page
 
 
+def test_a_server_that_tasks_know_by_another_name_opens_by_the_name_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("MLFLOW_UI_URL", "https://mlflow.example/")
+    page = f"/#/experiments/1/runs/{RUN}"
+    assert address_of(f"http://mlflow:5000{page}", dag_id="x.train") == f"https://mlflow.example{page}"
+    assert address_of("http://mlflow:50001/x", dag_id="x.train") == "http://mlflow:50001/x"
+
+
 def test_run_ids_are_quoted() -> None:
     assert run_page("a.train", "manual__2013-01-01T00:00:00+00:00") == (
         "/dags/a.train/runs/manual__2013-01-01T00%3A00%3A00%2B00%3A00"
