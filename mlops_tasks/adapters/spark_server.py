@@ -69,7 +69,8 @@ def start_for_this_process(master: str, memory: str) -> LocalServer:
         server = _popen(command, master, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
     def stop() -> None:
-        server.terminate()
+        # On this machine nothing is left to save; a cluster's driver tells its master that it goes.
+        (server.terminate if _is_cluster(master) else server.kill)()
         try:
             server.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -85,6 +85,8 @@ def _first_broken_rule(spec: PreprocessSpec, primary: DataFrame) -> Column:
         try:
             primary.select(broken.alias(name)).schema  # noqa: B018 - makes the server analyse the condition
         except PySparkException as error:
+            if error.getCondition() is None:  # not about the condition: Spark does not answer
+                raise
             msg = f"preprocess.row_rules.{name}: {condition!r} is no condition on source {spec.primary!r}: {first_line(error)}"
             raise SpecError(msg) from error
         reason = F.when(broken, F.lit(name)).otherwise(reason)
@@ -103,6 +105,8 @@ def _user_features(session: SparkSession, spec: PreprocessSpec, tables: Mapping[
             made = _user_function(spec)(dict(tables))
         made.schema  # noqa: B018 - makes the server analyse the plan
     except PySparkException as error:
+        if error.getCondition() is None:
+            raise
         msg = f"{spec.features}: Spark does not accept it: {first_line(error)}"
         raise SpecError(msg) from error
     return made

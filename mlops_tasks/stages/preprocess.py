@@ -76,7 +76,9 @@ def _make(spec: PreprocessSpec, batch: tuple[Window, ...], needed: list[ValidRaw
         rejected = _files(written, "rejected", batch)
         _refuse_all_rejected(spec, features, rejected)
         features |= _empty(prepared, [window for window in batch if window not in features], folder)
-        return [_publish(spec, window, features[window], rejected.get(window), ports) for window in batch]
+        # Storing mostly waits for the disk or the network.
+        with ThreadPoolExecutor(FETCHES_AT_A_TIME) as pool:
+            return list(pool.map(lambda w: _publish(spec, w, features[w], rejected.get(w), ports), batch))
 
 
 def _tables(spec: PreprocessSpec, needed: list[ValidRaw], ports: Ports) -> dict[str, DataFrame]:

@@ -153,8 +153,10 @@ def _write_reference(folder: Path, problem: Problem, dataset: Dataset, ports: Po
 def _window_labels(dataset: Dataset, split: Split, ports: Ports) -> Iterable[str]:
     """Yield the window label of each row of a split, in `read_split`'s order: keys are `.../<label>/<digest>/<file>`."""
     ref, time = dataset.splits[split], dataset.feature_schema.event_time
-    for file in ref.files:
-        rows = rows_within(read_files(ports.store, [file], [time]), time, ref.window).num_rows
+    for number, file in enumerate(ref.files):
+        rows = file.rows
+        if rows is None or number in {0, len(ref.files) - 1}:  # only these can lie partly outside the split
+            rows = rows_within(read_files(ports.store, [file], [time]), time, ref.window).num_rows
         yield from [file.key.split("/")[-3]] * rows
 
 
