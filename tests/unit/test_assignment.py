@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlops_tasks.cli import main
 from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable, Superseded
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.runner import Handle, Invocation, Outcome, Runner, assignment
@@ -66,6 +67,18 @@ def test_a_try_gets_the_whole_spec_overrides_applied_and_answers(adapters: Adapt
     assert read_answer(adapters.store, key) == OUTCOME
     assert seen[0].train.max_epochs == 2
     assert seen[0].collect == SPEC.collect
+
+
+def test_the_command_leaves_its_log_to_the_stage(
+    adapters: Adapters, works: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works(lambda _: OUTCOME)
+    monkeypatch.setenv("MLOPS_STORE", adapters.environ["MLOPS_STORE"])
+    key = assign(adapters.store, INVOCATION, SPEC)
+    assert main(["perform", key]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["perform", key, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["handle"] == {"uri": "k", "digest": "d"}
 
 
 @pytest.mark.parametrize("kind", [DataRejected, StoreUnavailable])
