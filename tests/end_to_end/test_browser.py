@@ -46,6 +46,7 @@ def page(flights_airflow: Airflow) -> Iterator[Page]:
         page.get_by_label(re.compile("username", re.IGNORECASE)).fill("admin")
         page.get_by_label(re.compile("password", re.IGNORECASE)).fill(flights_airflow.password)
         page.get_by_role("button", name=re.compile("sign in|log in", re.IGNORECASE)).click()
+        expect(page.get_by_role("link", name="Dags", exact=True).first).to_be_visible()  # leaving sooner aborts the login
         yield page
         browser.close()
 
