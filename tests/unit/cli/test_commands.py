@@ -94,7 +94,8 @@ def test_a_store_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str], 
     monkeypatch.setenv("MLOPS_STORE", "gs://bucket/x")
     code, described, _ = call(capsys, "status", "nyc_flights")
     assert code == 2
-    assert described["message"] == "MLOPS_STORE: must be a folder, got 'gs://bucket/x'; unset it for ./.mlops/store"
+    wanted = "MLOPS_STORE: must be a folder or s3://bucket/prefix, got 'gs://bucket/x'; unset it for ./.mlops/store"
+    assert described["message"] == wanted
 
 
 @pytest.mark.parametrize("kind", [DataRejected, ModelRejected, StoreUnavailable, RegistryUnavailable, NothingToDo])

@@ -312,6 +312,7 @@ def test_what_a_container_that_is_taken_up_says_is_masked_too(engine: FakeEngine
     monkeypatch.setattr(mlops_docker, "mask_secret", lambda value, _=None: masked.append(value))
     monkeypatch.setenv("WAREHOUSE", "postgresql://u:pass-1@db/x")
     monkeypatch.setenv("MLOPS_DOCKER_ENV", "WAREHOUSE")
+    monkeypatch.delenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", raising=False)  # of a server that another test started here
     given = context()
     given["task_state_store"]["mlops_container"] = task().submit_job(given)
     assert task().execute(context(2, given["task_state_store"]))
