@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.requirements import fetch_spark_jars
+
 if TYPE_CHECKING:
     from tests.s3_servers import S3Proxy
-
-ROOT = Path(__file__).parents[1]
 
 
 def store_in_s3(server: S3Proxy, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make an empty bucket, name a folder of it as this process's store, and return the store's URI; skips without Maven."""
     jars = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlops-tasks" / "spark-jars"
-    command = [ROOT / "docker" / "fetch-jars", ROOT / "docker" / "spark" / "jars.lock", jars]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=600)
-    if done.returncode:
-        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        give_up(f"Spark's jars for S3 can't be had: {done.stderr.strip()}")
+    fetch_spark_jars(jars)
     store = f"s3://{server.make_bucket()}/team"
     for name, value in {**server.environ(), "MLOPS_STORE": store, "MLOPS_CACHE": str(cache)}.items():
         monkeypatch.setenv(name, value)

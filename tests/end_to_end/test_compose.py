@@ -19,6 +19,7 @@ from demo.rest import AirflowApi
 from mlops_tasks.adapters.spark import free_port
 from tests.docker_engine import Images, docker
 from tests.end_to_end.flights import CHANGES, NAME, ROOT, dates, wait, write_flights
+from tests.requirements import give_up
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -139,10 +140,8 @@ def stack(image_of: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def require_compose() -> None:
     """Skip where Docker Compose is missing; where CI=true says that it must be there, fail."""
     found = subprocess.run([ROOT / "docker" / "stack" / "compose", "version"], capture_output=True, text=True, check=False)
-    if found.returncode and os.environ.get("CI") == "true":
-        pytest.fail(found.stderr)
     if found.returncode:
-        pytest.skip(found.stderr.strip())
+        give_up(found.stderr.strip())
 
 
 def write_pipeline(folder: Path) -> None:

@@ -30,6 +30,7 @@ from mlops_tasks.runner.assignment import assign, read_answer
 from tests.integration import containers
 from tests.integration.containers import DEPLOYMENT, LIBRARIES, build, context, operator, ours, wait
 from tests.integration.tiny_pipeline import NAME, write_pipeline
+from tests.requirements import give_up
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -41,8 +42,7 @@ SECRET = "hunter2-and-more"
 def client() -> APIClient:
     found = containers.engine()
     if found is None:
-        reason = "no Docker engine answers at DOCKER_HOST"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        give_up("no Docker engine answers at DOCKER_HOST")
     return found
 
 

@@ -13,23 +13,19 @@ import pytest
 
 from tests.integration.tiny_pipeline import NAME, RANGE, write_pipeline
 from tests.mlflow_database import fresh_uri
+from tests.requirements import fetch_spark_jars
 
 if TYPE_CHECKING:
     from tests.s3_servers import S3Proxy
 
 pytestmark = [pytest.mark.s3, pytest.mark.spark, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 NOTHING = dict.fromkeys((f"{kind}_{what}" for kind in ("downloaded", "uploaded", "reused") for what in ("bytes", "files")), 0)
 
 
 @pytest.fixture
 def environ(s3_server: S3Proxy, tmp_path: Path) -> dict[str, str]:
     jars = tmp_path.parent / "spark-jars"
-    command = [str(ROOT / "docker" / "fetch-jars"), str(ROOT / "docker" / "spark" / "jars.lock"), str(jars)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    if done.returncode:
-        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        give_up(f"Spark's jars for S3 can't be had: {done.stderr.strip()}")
+    fetch_spark_jars(jars)
     write_pipeline(tmp_path)
     (tmp_path / "mlflow").mkdir()
     return {
