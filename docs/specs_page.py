@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mlops_tasks.specs import PipelineSpec, format_duration
+from mlops_tasks.durations import format_duration
+from mlops_tasks.specs import PipelineSpec
 
 INTRO = """# pipeline.yaml
 

@@ -137,6 +137,36 @@ class ModelRegistry(Protocol):
         """Download a version's files into `target`; return the folder that holds model.onnx."""
 
 
+@dataclass(frozen=True)
+class ServerAnswer:
+    """What one server said when asked to serve a version."""
+
+    server: str
+    """Its address."""
+    serving: int | None
+    """The version that the asked-for role has there now."""
+    problem: str = ""
+    """Why it is not the one that was asked for; empty when it is."""
+    pause_s: float = 0.0
+    """How long the swap made requests wait."""
+
+
+class ModelServers(Protocol):
+    """The running servers of models, as far as they are known here."""
+
+    def load(self, name: str, version: int, *, role: str = "champion") -> list[ServerAnswer]:
+        """Ask each server to follow the registry now; return what each serves, all within the port's own deadline."""
+
+
+class NoServers:
+    """Implements `ModelServers` where none is known: they follow the registry by themselves."""
+
+    def load(self, name: str, version: int, *, role: str = "champion") -> list[ServerAnswer]:
+        """Return nothing: nobody is asked."""
+        del name, version, role
+        return []
+
+
 class TrackedRun(Protocol):
     """One run of the experiment tracker."""
 
@@ -245,3 +275,4 @@ class Ports:
     spark: Spark
     progress: Progress
     run: RunContext
+    servers: ModelServers = field(default_factory=NoServers)

@@ -7,45 +7,19 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
 from mlops_tasks.artifacts import FeatureSchema, Frozen, UtcTime
+from mlops_tasks.durations import Duration
 from mlops_tasks.resources import Resources
+from mlops_tasks.serve_specs import ServeSpec
 
 Cadence = Literal["hour", "day", "week", "month"]
 ColumnType = Literal["int", "float", "string", "bool", "timestamp", "date"]
 Privacy = Literal["keep", "private", "drop", "hash"]
 StageName = Literal["collect", "validate_raw", "preprocess", "validate", "snapshot", "train", "evaluate", "deploy", "monitor"]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def parse_duration(value: object) -> object:
-    """Read `30s`, `15m`, `2h`, `7d` or `1w`; pass anything else on for pydantic to refuse."""
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):
-        msg = "must be a duration such as 30s, 15m, 2h, 7d or 1w"
-        raise ValueError(msg)  # noqa: TRY004 - pydantic turns ValueError into its own report
-    match = re.fullmatch(r"(\d+)([smhdw])", value)
-    if match is None:
-        msg = "must be a duration such as 30s, 15m, 2h, 7d or 1w"
-        raise ValueError(msg)
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
-def format_duration(value: timedelta) -> str:
-    """Write a duration in its largest exact unit, e.g. `7d`."""
-    seconds = int(value.total_seconds())
-    for unit, size in sorted(_UNITS.items(), key=lambda item: -item[1]):
-        if unit != "w" and seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 
 
 class SourceColumn(Frozen):
@@ -69,7 +43,8 @@ class Source(Frozen):
 
     path: str | None = Field(
         default=None,
-        description="a local glob, `s3://bucket/glob`, or `package://NAME/glob` inside an installed Python package; "
+        description="a local glob, `s3://bucket/glob`, `package://NAME/glob` inside an installed Python package, "
+        "or `requests://NAME`, what the served model of a pipeline was asked and answered; "
         ".csv, .csv.zip, .csv.gz, .jsonl, .jsonl.gz, .parquet",
     )
     url: str | None = Field(
@@ -311,6 +286,12 @@ class MonitorSpec(Frozen):
         default=timedelta(days=180), description="length of the range that a drift-triggered training uses"
     )
     ignore: tuple[str, ...] = Field(default=(), description="columns shown but never alarmed, e.g. the season")
+    model: str = Field(
+        default="",
+        pattern=r"^([a-z][a-z0-9_]{0,62})?$",
+        description="the pipeline whose champion is watched and trained again; empty: this one. "
+        "A pipeline whose source is the request log of another watches that one's production data",
+    )
 
 
 class ScheduleSpec(Frozen):
@@ -343,6 +324,7 @@ class PipelineSpec(Frozen):
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     deploy: DeploySpec = Field(default_factory=DeploySpec)
     monitor: MonitorSpec = Field(default_factory=MonitorSpec)
+    serve: ServeSpec = Field(default_factory=ServeSpec)
     resources: dict[StageName, Resources] = Field(
         default_factory=dict, description="stage -> limits of its container, and its GPUs; part of no cache key"
     )
@@ -373,4 +355,16 @@ class PipelineSpec(Frozen):
             if name not in known | {self.features.label}:
                 msg = f"monitor.ignore names column {name!r}, which features.columns does not have"
                 raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _serving_fits(self) -> Self:
+        labels, omitted = self.serve.challenger.labels, set(self.serve.log.omit)
+        if labels is not None and labels not in self.collect.sources:
+            msg = f"serve.challenger.labels names source {labels!r}, which collect.sources does not have"
+            raise ValueError(msg)
+        unknown = sorted(omitted - {column.name for column in self.features.columns})
+        if unknown:
+            msg = f"serve.log.omit names {unknown}, which features.columns does not have"
+            raise ValueError(msg)
         return self

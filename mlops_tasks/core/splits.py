@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mlops_tasks.artifacts import Split, Window
+from mlops_tasks.durations import format_duration
 from mlops_tasks.errors import SpecError
-from mlops_tasks.specs import SnapshotSpec, format_duration
+from mlops_tasks.specs import SnapshotSpec
 
 
 def split_by_time(spec: SnapshotSpec, whole: Window) -> dict[Split, Window]:

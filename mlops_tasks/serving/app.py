@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import orjson
 from starlette.applications import Starlette
@@ -14,24 +16,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mlops_tasks.serve_specs import ServeSpec
 from mlops_tasks.serving.decoding import BadRequest, parse_json
 from mlops_tasks.serving.encoding import outputs_of, tensor_metadata, wanted_outputs
 from mlops_tasks.serving.frames import decode_csv, decode_frame
+from mlops_tasks.serving.gate import Gate
 from mlops_tasks.serving.page import index_page
+from mlops_tasks.serving.predictions import NoRecorder, Query
+from mlops_tasks.serving.router import Router
+from mlops_tasks.serving.telemetry import NoTelemetry
 from mlops_tasks.serving.tensors import decode_tensors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from mlops_tasks.serving.decoding import Arrays
+    from mlops_tasks.serving.decoding import Arrays, Layout
+    from mlops_tasks.serving.predictions import Prediction, Recorder
     from mlops_tasks.serving.slot import LoadedModel, Slot
+    from mlops_tasks.serving.telemetry import Telemetry
     from mlops_tasks.serving.watcher import Watcher
-
-THREAD_ABOVE_ROWS = 64
-"""Smaller batches are scored where they arrive: a thread's hand-over costs more than they do."""
 
 
 class JSON(Response):
@@ -44,25 +47,52 @@ class JSON(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+@dataclass
+class Parts:
+    """What a server is made of; a test or a small server leaves out what it does not need."""
+
+    slot: Slot
+    spec: ServeSpec = field(default_factory=ServeSpec)
+    entity_key: tuple[str, ...] = ()
+    """Columns that name the entity, where requests hold them and do not name it themselves."""
+    gate: Gate = field(default_factory=Gate)
+    recorder: Recorder = field(default_factory=NoRecorder)
+    telemetry: Telemetry = field(default_factory=NoTelemetry)
+    watcher: Watcher | None = None
+    """Follows the registry as long as the application runs; None: the slot stays as it is."""
+    max_body_bytes: int = 32 << 20
+
+    def __post_init__(self) -> None:
+        """Make the router."""
+        self.router = Router(self.slot, self.spec.challenger)
+
+
 class Endpoints:
     """The handlers, around one slot."""
 
-    def __init__(self, slot: Slot, max_body_bytes: int) -> None:
-        self._slot, self._max_body_bytes = slot, max_body_bytes
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._slot, self._max_body_bytes = parts, parts.slot, parts.max_body_bytes
 
     def _model(self, request: Request) -> LoadedModel:
         """Return the model that a request's path names."""
-        name, version = request.path_params.get("name", self._slot.name), request.path_params.get("version")
+        name = request.path_params.get("name", self._slot.name)
         if name != self._slot.name:
             msg = f"model {name!r} is not served here: this server has {self._slot.name!r}"
             raise BadRequest(msg, 404)
-        model = self._slot.model
-        if model is None:
-            raise BadRequest(self._slot.problem or f"model {name} is being loaded: try again in a moment", 503)
-        if version is not None and version != str(model.version):
-            msg = f"model {name} version {version!r} is not loaded: version {model.version} serves"
-            raise BadRequest(msg, 404)
-        return model
+        return self._slot.require(request.path_params.get("version"))
+
+    async def _answer(self, request: Request, model: LoadedModel, arrays: Arrays, client_id: str | None) -> Prediction:
+        """Score and log a decoded request."""
+        parts = self._parts
+        given = client_id or request.headers.get("x-request-id") or uuid4().hex
+        entity = request.headers.get("x-entity-key") or _entity(parts.entity_key, model.layout, arrays) or given
+        query = Query(given, entity, arrays, model, pinned="version" in request.path_params)
+        with parts.telemetry.stage("score"):
+            prediction = await parts.router.answer(query)
+        with parts.telemetry.stage("record"):
+            parts.recorder.record(prediction)
+        parts.telemetry.answered(prediction)
+        return prediction
 
     async def _body(self, request: Request, *accepted: str) -> tuple[bytes, str]:
         """Read the body within the limit; return it with its content type."""
@@ -85,25 +115,34 @@ class Endpoints:
     async def infer(self, request: Request) -> Response:
         """Answer an Open Inference Protocol v2 request."""
         raw, _ = await self._body(request, "application/json")
-        body = parse_json(raw)
-        model = self._model(request)
-        wanted = wanted_outputs(body, model.signature)
-        scores = await _score(model, decode_tensors(body, model.layout))
-        answer = {
-            "model_name": model.name,
-            "model_version": str(model.version),
-            "outputs": [tensor for tensor in outputs_of(scores, model.signature) if tensor["name"] in wanted],
-        }
-        if isinstance(body.get("id"), str):
-            answer["id"] = body["id"]
-        return JSON(answer)
+        async with self._parts.gate.passing(len(raw)):
+            model = self._model(request)
+            with self._parts.telemetry.stage("decode"):
+                body = parse_json(raw)
+                wanted = wanted_outputs(body, model.signature)
+                arrays = decode_tensors(body, model.layout)
+            given = body.get("id")
+            prediction = await self._answer(request, model, arrays, given if isinstance(given, str) else None)
+        outputs = outputs_of(prediction.scores, prediction.model.signature)
+        return JSON(
+            {
+                "model_name": prediction.model.name,
+                "model_version": str(prediction.model.version),
+                "id": prediction.query.id,
+                "outputs": [tensor for tensor in outputs if tensor["name"] in wanted],
+            }
+        )
 
     async def invocations(self, request: Request) -> Response:
         """Answer a request of MLflow's clients."""
         raw, kind = await self._body(request, "application/json", "text/csv")
-        model = self._model(request)
-        decoded = decode_csv(raw, model.layout) if kind == "text/csv" else decode_frame(parse_json(raw), model.layout)
-        return JSON({"predictions": await _score(model, decoded)}, headers={"x-model-version": str(model.version)})
+        async with self._parts.gate.passing(len(raw)):
+            model = self._model(request)
+            with self._parts.telemetry.stage("decode"):
+                arrays = decode_csv(raw, model.layout) if kind == "text/csv" else decode_frame(parse_json(raw), model.layout)
+            prediction = await self._answer(request, model, arrays, None)
+        headers = {"x-model-version": str(prediction.model.version), "x-request-id": prediction.query.id}
+        return JSON({"predictions": prediction.scores}, headers=headers)
 
     async def server(self, _: Request) -> Response:
         """Describe the server."""
@@ -139,11 +178,15 @@ def _installed(distribution: str) -> str:
         return "unknown"
 
 
-async def _score(model: LoadedModel, arrays: Arrays) -> npt.NDArray[np.float32]:
-    first = arrays[0] if arrays[0] is not None else arrays[1]
-    if first is not None and len(first) > THREAD_ABOVE_ROWS:
-        return await asyncio.to_thread(model.scorer.score_arrays, *arrays)
-    return model.scorer.score_arrays(*arrays)
+def _entity(key: tuple[str, ...], layout: Layout, arrays: Arrays) -> str:
+    """Return the first row's entity from its own columns; empty where they don't hold the whole key."""
+    if not key or not layout.columns.issuperset(key):
+        return ""
+    cells = []
+    for name in key:
+        block, names = (arrays[0], layout.numeric) if name in layout.numeric else (arrays[1], layout.categorical)
+        cells.append(str(block[0, names.index(name)]) if block is not None else "")
+    return "\x1f".join(cells)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -165,9 +208,9 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
-def make_app(slot: Slot, watcher: Watcher | None = None, *, max_body_bytes: int = 32 << 20) -> Starlette:
-    """Return the ASGI application that serves the slot; the watcher runs as long as it does."""
-    at = Endpoints(slot, max_body_bytes)
+def make_app(parts: Parts) -> Starlette:
+    """Return the ASGI application of a server's parts; its watcher runs as long as it does."""
+    at, watcher = Endpoints(parts), parts.watcher
 
     @asynccontextmanager
     async def watching(_: Starlette) -> AsyncIterator[None]:

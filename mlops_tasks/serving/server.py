@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from mlops_tasks.errors import SpecError
-from mlops_tasks.serving.app import make_app
+from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.slot import Slot
 from mlops_tasks.serving.watcher import Watcher
 
@@ -56,7 +56,7 @@ def serve(
     announce(f"serving {name} on http://{shown}:{listener.getsockname()[1]}")
     slot = Slot(name)
     watcher = Watcher(registry, slot, poll_s=poll_s, threads=threads, announce=announce)
-    app = make_app(slot, watcher, max_body_bytes=max_body_bytes)
+    app = make_app(Parts(slot, watcher=watcher, max_body_bytes=max_body_bytes))
     config = uvicorn.Config(
         app,
         loop="uvloop",

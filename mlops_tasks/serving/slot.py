@@ -1,4 +1,4 @@
-"""A registered version to a loaded, proven model; the place where the one that serves is kept."""
+"""A registered version to a loaded, proven model; the place where the models that serve are kept."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.core.golden import load_proven
-from mlops_tasks.core.promotion import CHAMPION, LOOSE_TOLERANCE
-from mlops_tasks.serving.decoding import Layout
+from mlops_tasks.core.promotion import LOOSE_TOLERANCE
+from mlops_tasks.serving.decoding import BadRequest, Layout
 
 if TYPE_CHECKING:
     from mlops_tasks.core.golden import Golden
     from mlops_tasks.core.scoring import ModelSignature, Scorer
     from mlops_tasks.ports import ModelRegistry
+
+Role = Literal["champion", "challenger"]
+"""Which alias of the registry a model serves under."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class LoadedModel:
     golden: Golden
     tags: dict[str, str]
     promotion: dict[str, str]
-    """The ledger's entry that made it champion; empty if somebody moved the alias by hand."""
+    """The ledger's entry that gave it its alias; empty if somebody moved the alias by hand."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -45,15 +48,30 @@ class LoadedModel:
 
 @dataclass
 class Slot:
-    """The model that serves; replaced by one assignment, so a request sees one version from start to end."""
+    """The models that serve, by role; each is replaced by one assignment, so a request sees one version from start to end."""
 
     name: str
     model: LoadedModel | None = None
+    """The champion."""
+    challenger: LoadedModel | None = None
+    """What is tried on live traffic; None when nothing is."""
     problem: str = field(default="")
     """Why the slot is empty or not up to date; empty when all is well."""
 
+    def require(self, version: str | None = None) -> LoadedModel:
+        """Return the champion, or the model that serves with a version. Raises: BadRequest."""
+        model = self.model
+        if model is None:
+            raise BadRequest(self.problem or f"model {self.name} is being loaded: try again in a moment", 503)
+        if version is None or version == str(model.version):
+            return model
+        if self.challenger is not None and version == str(self.challenger.version):
+            return self.challenger
+        msg = f"model {self.name} version {version!r} is not loaded: version {model.version} serves"
+        raise BadRequest(msg, 404)
 
-def load_version(registry: ModelRegistry, name: str, version: int, *, threads: int = 1) -> LoadedModel:
+
+def load_version(registry: ModelRegistry, name: str, version: int, *, role: Role = "champion", threads: int = 1) -> LoadedModel:
     """Fetch, load and prove one version.
 
     Its files stay on disk as long as the model is in use, since large weights are mapped, not read.
@@ -68,7 +86,7 @@ def load_version(registry: ModelRegistry, name: str, version: int, *, threads: i
         fetched = registry.fetch(name, version, folder)
         scorer, golden = load_proven(fetched, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
         tags = next((dict(row.tags) for row in registry.versions(name) if row.version == version), {})
-        entries = [e for e in registry.history(name) if e["alias"] == CHAMPION and e["to"] == str(version)]
+        entries = [e for e in registry.history(name) if e["alias"] == role and e["to"] == str(version)]
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -27,8 +27,9 @@ from mlops_tasks.core.collection import (
 from mlops_tasks.core.privacy import HASH_KEY, apply_privacy, require_hash_key
 from mlops_tasks.core.publishing import hash_file, publish_files
 from mlops_tasks.core.windows import contiguous, span
+from mlops_tasks.durations import format_duration
 from mlops_tasks.errors import DataRejected, NothingToDo, PipelineError
-from mlops_tasks.specs import CollectSpec, Source, format_duration
+from mlops_tasks.specs import CollectSpec, Source
 
 if TYPE_CHECKING:
     from mlops_tasks.ports import Ports

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.artifacts import Frozen, Intent, UtcTime, Window
-from mlops_tasks.specs import format_duration
+from mlops_tasks.durations import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

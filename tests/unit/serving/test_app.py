@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from mlops_tasks.serving.app import make_app
+from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.slot import Slot, load_version
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
@@ -35,7 +35,7 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Slot:
 
 @pytest.fixture(scope="module")
 def client(slot: Slot) -> TestClient:
-    return TestClient(make_app(slot, max_body_bytes=10_000))
+    return TestClient(make_app(Parts(slot, max_body_bytes=10_000)))
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_metadata_and_health(client: TestClient) -> None:
 
 
 def test_before_the_first_champion_it_lives_and_is_not_ready() -> None:
-    client = TestClient(make_app(Slot("shop", problem="model shop has no champion yet: waiting")))
+    client = TestClient(make_app(Parts(Slot("shop", problem="model shop has no champion yet: waiting"))))
     assert client.get("/v2/health/live").status_code == 200
     assert error_of(client.get("/v2/health/ready")) == (503, "model shop has no champion yet: waiting")
     assert error_of(client.post(INFER, json={})) == (503, "model shop has no champion yet: waiting")
