@@ -28,7 +28,7 @@ from mlops_tasks.serving.telemetry import NoTelemetry
 from mlops_tasks.serving.tensors import decode_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from mlops_tasks.serving.decoding import Arrays, Layout
     from mlops_tasks.serving.predictions import Prediction, Recorder
@@ -61,6 +61,8 @@ class Parts:
     watcher: Watcher | None = None
     """Follows the registry as long as the application runs; None: the slot stays as it is."""
     max_body_bytes: int = 32 << 20
+    prepare: Callable[[Arrays, Layout], Arrays] | None = None
+    """What decoded rows go through before anything sees them, such as hashing; None: nothing."""
 
     def __post_init__(self) -> None:
         """Make the router."""
@@ -84,6 +86,7 @@ class Endpoints:
     async def _answer(self, request: Request, model: LoadedModel, arrays: Arrays, client_id: str | None) -> Prediction:
         """Score and log a decoded request."""
         parts = self._parts
+        arrays = parts.prepare(arrays, model.layout) if parts.prepare else arrays
         given = client_id or request.headers.get("x-request-id") or uuid4().hex
         entity = request.headers.get("x-entity-key") or _entity(parts.entity_key, model.layout, arrays) or given
         query = Query(given, entity, arrays, model, pinned="version" in request.path_params)
