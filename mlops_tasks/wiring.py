@@ -71,10 +71,10 @@ class Adapters:
 
     @cached_property
     def sources(self) -> SourceReader:
-        """The readers of files, S3 and databases."""
+        """The readers of files, S3, databases and request logs."""
         from mlops_tasks.adapters.sources import Sources  # noqa: PLC0415 - at first use
 
-        return Sources()
+        return Sources(lambda: self.store)
 
     @cached_property
     def spark(self) -> Spark:

@@ -188,11 +188,12 @@ def make_ports(
     spark: Spark | None = None,
 ) -> Ports:
     """Wire fakes around a local store in `folder`; each can be replaced."""
+    place = store or LocalStore(folder / "store")
     return Ports(
-        store=store or LocalStore(folder / "store"),
+        store=place,
         registry=registry or FakeRegistry(),
         tracker=tracker or FakeTracker(),
-        sources=sources or Sources(),
+        sources=sources or Sources(lambda: place),
         spark=spark or NoSpark(),
         progress=FakeProgress(),
         run=run or make_run(),

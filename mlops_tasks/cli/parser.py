@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_perform(commands)
     _add_status(commands)
     _add_serve(commands)
+    _add_ship(commands)
     _add_models(commands)
     _add_rollback(commands)
     _add_spark(commands)
@@ -142,6 +143,19 @@ def _add_serve(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
         "--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)"
     )
     command.add_argument("--threads", type=int, default=1, help="ONNX Runtime threads (default 1)")
+
+
+def _add_ship(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "ship",
+        "Take the request log to the store; `mlops serve` has such a process of its own.",
+        "mlops ship nyc_flights",
+        "mlops ship nyc_flights --once",
+    )
+    _add_name(command)
+    command.add_argument("--once", action="store_true", help="ship what is finished now, then end")
+    command.add_argument("--attached", action="store_true", help="end when standard input does, with all shipped")
 
 
 def _add_models(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command

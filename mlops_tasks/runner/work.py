@@ -25,6 +25,7 @@ from mlops_tasks.artifacts import (
     Window,
 )
 from mlops_tasks.caching import Cache, Ingredients, ingredients, tell
+from mlops_tasks.core.request_log import REQUESTS
 from mlops_tasks.core.windows import lookback_windows
 from mlops_tasks.errors import SpecError
 from mlops_tasks.pipeline import Stage
@@ -76,7 +77,7 @@ class Work:
         whole = {
             name: ports.sources.fingerprint(source, None)
             for name, source in sources.items()
-            if source.path or not source.event_time
+            if not source.event_time or (source.path and not source.path.startswith(REQUESTS))
         }
 
         def depends(window: Window) -> dict[str, str]:

@@ -1,0 +1,52 @@
+"""Production data: where it lies in the store, and what its columns are called."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlops_tasks.artifacts import Window
+
+REQUESTS = "requests://"
+"""What a source's path begins with that reads the log of a pipeline's server."""
+PREFIX = "prediction_"
+"""What the log's own columns begin with, and a logged feature's name must not."""
+ID, TIME, ENTITY, VERSION, ROLE, SHADOW, FALLBACK, LATENCY_MS, SCORE = (
+    f"{PREFIX}{name}" for name in ("id", "time", "entity", "version", "role", "shadow", "fallback", "latency_ms", "score")
+)
+
+
+def requests_prefix(name: str) -> str:
+    """Return what the keys of a pipeline's log begin with."""
+    return f"{name}/requests/"
+
+
+def day_prefix(name: str, day: date) -> str:
+    """Return what the keys of one UTC day begin with."""
+    return f"{requests_prefix(name)}{day.isoformat()}/"
+
+
+def segment_key(name: str, day: date, segment: str) -> str:
+    """Return the key of a segment's rows of one UTC day."""
+    return f"{day_prefix(name, day)}{segment}.parquet"
+
+
+def day_of(key: str) -> date:
+    """Return the UTC day that a key's rows were answered on."""
+    return date.fromisoformat(key.rsplit("/", 2)[1])
+
+
+def days_of(window: Window) -> Iterator[date]:
+    """Yield the UTC days that a window touches."""
+    day, last = window.start.astimezone(UTC).date(), (window.end.astimezone(UTC) - timedelta(microseconds=1)).date()
+    while day <= last:
+        yield day
+        day += timedelta(days=1)
+
+
+def utc_day(at_ns: int) -> date:
+    """Return the UTC day of a time in nanoseconds since 1970."""
+    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).date()

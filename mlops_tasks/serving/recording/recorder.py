@@ -1,0 +1,170 @@
+"""Answers to the request log, before they leave."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mlops_tasks.errors import SpecError
+from mlops_tasks.serving.decoding import BadRequest
+from mlops_tasks.serving.recording.entities import hash_entity, share_of
+from mlops_tasks.serving.recording.records import Schema, encode
+from mlops_tasks.serving.recording.segments import Segment, Waiting, server_id, waiting
+from mlops_tasks.serving.telemetry import NoTelemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlops_tasks.serve_specs import RequestLogSpec
+    from mlops_tasks.serving.predictions import Prediction
+    from mlops_tasks.serving.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+TEND_S = 1.0
+MEGABYTE = 1_000_000
+
+
+class RequestLog:
+    """Implements `Recorder`: one write for each answer, so that a process that is killed then has lost none.
+
+    The operating system has the record when `record` returns; a machine that loses power may not have it on disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: RequestLogSpec,
+        *,
+        key: bytes,
+        telemetry: Telemetry | None = None,
+        announce: Callable[[str], None] = log.warning,
+    ) -> None:
+        """Write to `folder`, which is the pipeline's own; nothing is made before the first answer.
+
+        Args:
+            folder: where segments go; `log_folder` tells.
+            spec: what is kept, and what happens when it can't be.
+            key: the secret that entities are hashed with; `entity_key` tells.
+            telemetry: is told what waits and what was lost.
+            announce: is told when the log can't be written, and when it can again.
+
+        """
+        self._folder, self._spec, self._key = folder, spec, key
+        self._telemetry: Telemetry = telemetry or NoTelemetry()
+        self._announce = announce
+        self._omit = frozenset(spec.omit)
+        self._server, self._begun = server_id(), 0
+        self._segment: Segment | None = None
+        self._schemas: dict[tuple[int, int], Schema] = {}
+        self._waiting, self._written = waiting(folder).size, 0
+        self._problem, self._lost = "", 0
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._tender: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Finish segments by their age, and look at what waits, every second from now on."""
+        self._tender = threading.Thread(target=self._tend_on, name="request-log", daemon=True)
+        self._tender.start()
+
+    def close(self) -> None:
+        """Finish the segment under way, so that it can be shipped."""
+        self._ended.set()
+        if self._tender is not None:
+            self._tender.join()
+        with self._lock:
+            self._finish()
+
+    def record(self, prediction: Prediction) -> None:
+        """Append an answer; one that `sample` leaves out is not.
+
+        Raises:
+            BadRequest: 503, where it can't be written and `when_full` is `fail_closed`.
+
+        """
+        query, spec = prediction.query, self._spec
+        always = prediction.role == "challenger" or prediction.shadow or prediction.fallback
+        if spec.sample < 1 and not always and share_of(query.entity) >= spec.sample:
+            return
+        entity = hash_entity(query.entity, self._key)
+        with self._lock:
+            try:
+                self._append(prediction, entity)
+            except OSError as error:
+                self._finish()
+                self._refuse(f"{self._folder} can't be written: {error.strerror or error}; free some space or mend the disk")
+            except SpecError as error:
+                self._refuse(str(error))
+            else:
+                if self._problem:
+                    self._recovered()
+
+    def tend(self) -> None:
+        """Finish a segment that is old enough; look at what waits and say it."""
+        with self._lock:
+            segment = self._segment
+            if segment is not None and time.monotonic() - segment.began >= self._spec.segment_age.total_seconds():
+                self._finish()
+            self._written = 0
+            found: Waiting = waiting(self._folder)
+            self._waiting = found.size
+        self._telemetry.log_waiting(found.segments, found.size, found.oldest_s)
+
+    def _tend_on(self) -> None:
+        while not self._ended.wait(TEND_S):
+            try:
+                self.tend()
+            except OSError as error:
+                self._announce(f"request log: {self._folder} can't be looked at: {error.strerror}; check its rights")
+
+    def _append(self, prediction: Prediction, entity: bytes) -> None:
+        if self._waiting + self._written > self._spec.keep * MEGABYTE:
+            msg = f"more than {self._spec.keep} MB wait for upload (serve.log.keep)"
+            raise OSError(0, msg)
+        schema = self._schema(prediction)
+        payload = encode(prediction, schema, entity)
+        segment = self._segment or self._begin()
+        before = segment.size
+        if schema.number in segment.stated:
+            segment.append(payload)
+        else:
+            segment.append(schema.payload(), payload)
+            segment.stated.add(schema.number)
+        segment.records += 1
+        self._written += segment.size - before
+        if segment.size >= self._spec.segment_mb * MEGABYTE:
+            self._finish()
+
+    def _schema(self, prediction: Prediction) -> Schema:
+        model, layout_of = prediction.model, prediction.query.layout_of
+        versions = (model.version, layout_of.version)
+        if versions not in self._schemas:
+            self._schemas[versions] = Schema.of(len(self._schemas), model, layout_of, self._omit)
+        return self._schemas[versions]
+
+    def _begin(self) -> Segment:
+        self._begun += 1
+        self._segment = Segment(self._folder, f"{self._server}-{time.time_ns()}-{self._begun:06d}")
+        return self._segment
+
+    def _finish(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            segment.close()
+
+    def _refuse(self, problem: str) -> None:
+        """Count a loss, or refuse the answer; say the problem when it begins, not at every answer."""
+        if problem != self._problem:
+            self._announce(f"request log: {problem}")
+        self._problem = problem
+        if self._spec.when_full == "fail_closed":
+            msg = f"the request log can't be written, and no answer is given that is not logged: {problem}"
+            raise BadRequest(msg, 503)
+        self._lost += 1
+        self._telemetry.dropped(1)
+
+    def _recovered(self) -> None:
+        self._announce(f"request log: is written again; {self._lost} answers were not logged")
+        self._problem, self._lost = "", 0
