@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlops_tasks.serving.decoding import BadRequest
+from mlops_tasks.serving.telemetry import NoTelemetry
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from mlops_tasks.serving.telemetry import Telemetry
 
 
 @dataclass(frozen=True)
@@ -22,18 +26,110 @@ class Bounds:
 
 
 class Gate:
-    """Open unless a model is being replaced in its only slot."""
+    """Open unless a model is being replaced in its only slot; used from one event loop.
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    Whoever waits is let in in the order of arrival and counts as inside from the moment the gate opens,
+    so a gate that closes again at once waits for them too.
+    """
+
+    def __init__(self, bounds: Bounds | None = None, telemetry: Telemetry | None = None) -> None:
         self.bounds = bounds or Bounds()
         self.inside = 0
+        self.closed = False
+        self._telemetry = telemetry or NoTelemetry()
+        self._waiting: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        self._waiting_bytes = 0
+        self._empty: asyncio.Future[None] | None = None
 
-    @asynccontextmanager
-    async def passing(self, size: int) -> AsyncIterator[None]:
-        """Hold a place inside as long as a request of `size` bytes is answered. Raises: BadRequest: 503, the queue is full."""
-        del size
-        self.inside += 1
+    def passing(self, size: int) -> Passage:
+        """Hold a place inside as long as a request of `size` bytes is answered: `async with`.
+
+        Raises:
+            BadRequest: 503, when too much waits already or the deadline passes.
+
+        """
+        return Passage(self, size)
+
+    def close(self) -> None:
+        """Let nobody in from now on."""
+        self.closed = True
+
+    async def drained(self) -> None:
+        """Wait until nobody is inside; to be called when closed, by one at a time."""
+        if self.inside:
+            self._empty = asyncio.get_running_loop().create_future()
+            try:
+                await self._empty
+            finally:
+                self._empty = None
+
+    def open(self) -> None:
+        """Let in who waits, in the order of arrival, and everybody after them."""
+        self.closed = False
+        while self._waiting:
+            waiter, size = self._waiting.popitem(last=False)
+            self._waiting_bytes -= size
+            if not waiter.done():
+                self.inside += 1
+                waiter.set_result(None)
+        self._report()
+
+    async def wait(self, size: int) -> None:
+        """Wait until the gate opens, then be inside. Raises: BadRequest."""
+        self._require_room(size)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = size
+        self._waiting_bytes += size
+        self._report()
         try:
-            yield
-        finally:
-            self.inside -= 1
+            async with asyncio.timeout(self.bounds.deadline_s):
+                await waiter
+        except BaseException as error:
+            self._give_up(waiter)
+            if not isinstance(error, TimeoutError):
+                raise
+            msg = f"a model is being replaced, and it took longer than {self.bounds.deadline_s:g} s: try again in a moment"
+            raise BadRequest(msg, 503) from error
+
+    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+        """Forget a waiter who went away, whether it was let in meanwhile or not."""
+        size = self._waiting.pop(waiter, None)
+        if size is not None:
+            self._waiting_bytes -= size
+            self._report()
+        elif waiter.done() and not waiter.cancelled():
+            self.leave()
+
+    def _require_room(self, size: int) -> None:
+        if len(self._waiting) >= self.bounds.requests or self._waiting_bytes + size > self.bounds.size:
+            msg = f"a model is being replaced, and {len(self._waiting)} requests wait for it already: try again in a moment"
+            raise BadRequest(msg, 503)
+
+    def leave(self) -> None:
+        """Go out."""
+        self.inside -= 1
+        if not self.inside and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _report(self) -> None:
+        self._telemetry.queued(len(self._waiting), self._waiting_bytes)
+
+
+class Passage:
+    """One request's way through the gate; an object, since a generator would cost every request microseconds."""
+
+    __slots__ = ("_gate", "_size")
+
+    def __init__(self, gate: Gate, size: int) -> None:
+        self._gate, self._size = gate, size
+
+    async def __aenter__(self) -> None:
+        """Go in. Raises: BadRequest."""
+        if self._gate.closed:
+            await self._gate.wait(self._size)
+        else:
+            self._gate.inside += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        """Go out."""
+        self._gate.leave()

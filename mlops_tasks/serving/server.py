@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.app import Parts, make_app
+from mlops_tasks.serving.copies import Copies
+from mlops_tasks.serving.gate import Gate
 from mlops_tasks.serving.slot import Slot
+from mlops_tasks.serving.swapping import Swapper
 from mlops_tasks.serving.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlops_tasks.ports import ModelRegistry
+    from mlops_tasks.serve_specs import ServeSpec
 
 DRAIN_S = 10
 BACKLOG = 2048
@@ -25,7 +30,9 @@ BACKLOG = 2048
 def serve(
     name: str,
     registry: ModelRegistry,
+    spec: ServeSpec,
     *,
+    copies: Path = Path(".mlops/serving"),
     host: str = "127.0.0.1",
     port: int = 8080,
     poll_s: float = 2.0,
@@ -39,7 +46,9 @@ def serve(
 
     Args:
         name: the model's, that is the pipeline's, name.
-        registry: where the alias `champion` is followed.
+        registry: where the aliases are followed.
+        spec: what the pipeline says of serving.
+        copies: folder for verified copies of versions.
         host: address to listen on.
         port: 0 takes a free one.
         poll_s: seconds between looks at the registry.
@@ -55,8 +64,12 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     announce(f"serving {name} on http://{shown}:{listener.getsockname()[1]}")
     slot = Slot(name)
-    watcher = Watcher(registry, slot, poll_s=poll_s, threads=threads, announce=announce)
-    app = make_app(Parts(slot, watcher=watcher, max_body_bytes=max_body_bytes))
+    gate = Gate()
+    swapper = Swapper(slot, gate, mode=spec.swap, threads=threads, announce=announce)
+    trial = spec.challenger.mode != "off"
+    known = Copies(copies, name, registry)
+    watcher = Watcher(registry, slot, swapper, known, poll_s=poll_s, trial=trial, announce=announce)
+    app = make_app(Parts(slot, spec, gate=gate, watcher=watcher, max_body_bytes=max_body_bytes))
     config = uvicorn.Config(
         app,
         loop="uvloop",

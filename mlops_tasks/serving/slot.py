@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlops_tasks.core.golden import load_proven
+from mlops_tasks.core.golden import load_proven, rows_to_arrays
 from mlops_tasks.core.promotion import LOOSE_TOLERANCE
 from mlops_tasks.serving.decoding import BadRequest, Layout
 
 if TYPE_CHECKING:
     from mlops_tasks.core.golden import Golden
     from mlops_tasks.core.scoring import ModelSignature, Scorer
-    from mlops_tasks.ports import ModelRegistry
 
 Role = Literal["champion", "challenger"]
 """Which alias of the registry a model serves under."""
+WARM_UP_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +31,8 @@ class LoadedModel:
     tags: dict[str, str]
     promotion: dict[str, str]
     """The ledger's entry that gave it its alias; empty if somebody moved the alias by hand."""
+    folder: Path = field(default_factory=Path)
+    """Where its files lie."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -57,6 +56,8 @@ class Slot:
     """What is tried on live traffic; None when nothing is."""
     problem: str = field(default="")
     """Why the slot is empty or not up to date; empty when all is well."""
+    swapping: bool = False
+    """Whether it is empty only as long as the gate holds requests back."""
 
     def require(self, version: str | None = None) -> LoadedModel:
         """Return the champion, or the model that serves with a version. Raises: BadRequest."""
@@ -71,25 +72,22 @@ class Slot:
         raise BadRequest(msg, 404)
 
 
-def load_version(registry: ModelRegistry, name: str, version: int, *, role: Role = "champion", threads: int = 1) -> LoadedModel:
-    """Fetch, load and prove one version.
-
-    Its files stay on disk as long as the model is in use, since large weights are mapped, not read.
+def load_folder(
+    folder: Path, name: str, version: int, *, tags: dict[str, str], promotion: dict[str, str], threads: int = 1
+) -> LoadedModel:
+    """Load and prove one version from a folder, which must stay as it is as long as the model is in use: weights are mapped.
 
     Raises:
         ModelRejected: it does not load or repeat its golden rows.
-        RegistryUnavailable: its files can't be fetched.
 
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-{version}-"))
-    try:
-        fetched = registry.fetch(name, version, folder)
-        scorer, golden = load_proven(fetched, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
-        tags = next((dict(row.tags) for row in registry.versions(name) if row.version == version), {})
-        entries = [e for e in registry.history(name) if e["alias"] == role and e["to"] == str(version)]
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    model = LoadedModel(name, version, scorer, golden, tags, entries[-1] if entries else {})
-    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    return model
+    scorer, golden = load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
+    _warm_up(scorer, golden)
+    return LoadedModel(name, version, scorer, golden, tags, promotion, folder)
+
+
+def _warm_up(scorer: Scorer, golden: Golden) -> None:
+    """Score one row and a batch, so that no request is the first of its kind to grow the session's memory."""
+    rows = golden.rows[:1]
+    for batch in (rows, rows * WARM_UP_ROWS):
+        scorer.score_arrays(*rows_to_arrays(batch, scorer.signature))

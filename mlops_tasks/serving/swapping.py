@@ -1,0 +1,196 @@
+"""A version's folder to the model that serves, without a failed request: beside the old one, or in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import weakref
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from mlops_tasks.errors import ModelRejected
+from mlops_tasks.serving.memory import free_bytes, give_back, resident_bytes
+from mlops_tasks.serving.slot import load_folder
+from mlops_tasks.serving.telemetry import NoTelemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlops_tasks.serve_specs import SwapMode
+    from mlops_tasks.serving.gate import Gate
+    from mlops_tasks.serving.slot import LoadedModel, Role, Slot
+    from mlops_tasks.serving.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+GROWTH_UNKNOWN = 2.5
+"""Bytes of memory a byte of model files, until a load was measured: weights inside the file are there twice while it loads."""
+MEASURED_FROM = 16 << 20
+"""Bytes of a model below which what a session takes of itself would count for the weights."""
+SPARE_BYTES = 64 << 20
+"""Stays free for requests when two models are in memory."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version's verified files and what is known of it."""
+
+    number: int
+    folder: Path
+    tags: dict[str, str]
+    promotion: dict[str, str]
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Version:
+        """Return what it takes to load a model again."""
+        return cls(model.version, model.folder, model.tags, model.promotion)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """How a model came into its place."""
+
+    version: int
+    mode: Literal["hot", "single-slot"]
+    pause_s: float
+    """How long requests had to wait."""
+
+
+class Swapper:
+    """Puts versions into a slot; one at a time.
+
+    `hot` loads and proves the new model beside the old one, which goes when its last request is answered.
+    `single-slot` closes the gate, waits for the requests inside, releases the old model, loads and proves the new one and
+    opens the gate; where that fails, the old one comes back first.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        gate: Gate,
+        *,
+        mode: SwapMode = "auto",
+        threads: int = 1,
+        telemetry: Telemetry | None = None,
+        announce: Callable[[str], None] = log.info,
+        free: Callable[[], int] = free_bytes,
+    ) -> None:
+        self._slot, self._gate, self._mode, self._threads = slot, gate, mode, threads
+        self._telemetry, self._announce, self._free = telemetry or NoTelemetry(), announce, free
+        self._growth = GROWTH_UNKNOWN
+        self._seconds_per_byte = 0.0
+
+    async def swap(self, role: Role, version: Version) -> Swapped:
+        """Let a version serve under a role.
+
+        Raises:
+            ModelRejected: it does not load or repeat its golden rows, or a challenger does not fit beside the champion;
+                what served goes on serving.
+
+        """
+        needed, free = int(_size(version.folder) * self._growth) + SPARE_BYTES, self._free()
+        fits = needed <= free
+        if role == "challenger" or self._slot.model is None:
+            if role == "challenger" and not fits:
+                raise ModelRejected(self._beside(version, needed, free))
+            swapped = await self._hot(role, version)
+        elif self._mode == "hot" or (self._mode == "auto" and fits):
+            swapped = await self._hot(role, version)
+        else:
+            swapped = await self._in_place(version, self._slot.model, needed, free)
+        self._telemetry.swapped(swapped.mode, swapped.version, swapped.pause_s)
+        return swapped
+
+    def promote_challenger(self, promotion: dict[str, str]) -> Swapped:
+        """Let the challenger serve as champion: it is loaded and proven already."""
+        slot, model = self._slot, self._slot.challenger
+        assert model is not None  # the caller compared versions
+        slot.model, slot.challenger = replace(model, promotion=promotion), None
+        self._telemetry.swapped("hot", model.version, 0.0)
+        return Swapped(model.version, "hot", 0.0)
+
+    def clear_challenger(self) -> None:
+        """Release the challenger, when its last request is answered."""
+        if self._slot.challenger is not None:
+            weakref.finalize(self._slot.challenger, give_back)
+            self._slot.challenger = None
+
+    async def _hot(self, role: Role, version: Version) -> Swapped:
+        loaded = await self._load(version)
+        before = self._slot.model if role == "champion" else self._slot.challenger
+        if role == "champion":
+            self._slot.model = loaded
+        else:
+            self._slot.challenger = loaded
+        if before is not None:
+            weakref.finalize(before, give_back)  # when the requests that hold it are answered
+        return Swapped(version.number, "hot", 0.0)
+
+    async def _in_place(self, version: Version, champion: LoadedModel, needed: int, free: int) -> Swapped:
+        before = Version.of(champion)
+        del champion  # nothing here may keep the old model alive
+        expected = _size(version.folder) * self._seconds_per_byte
+        why = self._beside(version, needed, free) if self._mode == "auto" else "its pipeline asks for single-slot swaps"
+        self._announce(f"model {self._slot.name}: {why}: requests will wait about {expected:.2f} s while it is loaded")
+        gate, slot = self._gate, self._slot
+        started = time.perf_counter()
+        gate.close()
+        slot.swapping = True
+        try:
+            await gate.drained()
+            slot.model = None
+            self.clear_challenger()
+            await asyncio.to_thread(give_back)
+            slot.model = await self._load_or(version, before)
+        finally:
+            slot.swapping = False
+            gate.open()
+            pause = time.perf_counter() - started
+        if slot.model is None or slot.model.version != version.number:  # `_load_or` said why
+            raise ModelRejected(slot.problem)
+        self._announce(f"model {slot.name}: requests waited {pause:.2f} s for version {version.number}")
+        return Swapped(version.number, "single-slot", pause)
+
+    async def _load_or(self, version: Version, before: Version) -> LoadedModel | None:
+        """Load a version, or the one before if it is refused; None if neither loads. The slot's problem says why."""
+        try:
+            return await self._load(version)
+        except ModelRejected as error:
+            self._slot.problem = str(error)
+        await asyncio.to_thread(give_back)
+        try:
+            return await self._load(before)
+        except ModelRejected as error:
+            self._slot.problem = f"{self._slot.problem}; and version {before.number} does not load again: {error}"
+            return None
+
+    async def _load(self, version: Version) -> LoadedModel:
+        """Load in a thread, so that requests go on; measure what it takes."""
+        size, held, started = max(_size(version.folder), 1), resident_bytes(), time.perf_counter()
+        loaded = await asyncio.to_thread(
+            load_folder,
+            version.folder,
+            self._slot.name,
+            version.number,
+            tags=version.tags,
+            promotion=version.promotion,
+            threads=self._threads,
+        )
+        self._seconds_per_byte = (time.perf_counter() - started) / size
+        if size >= MEASURED_FROM:
+            # A load into memory that was freed before grows nothing: never less than the weights themselves.
+            self._growth = max((resident_bytes() - held) / size, 1.0)
+        return loaded
+
+    def _beside(self, version: Version, needed: int, free: int) -> str:
+        return (
+            f"version {version.number} does not fit beside the model that serves: "
+            f"about {needed >> 20} MB would be needed, {free >> 20} MB are free"
+        )
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of a model's graph and weights."""
+    return sum(path.stat().st_size for path in folder.glob("model.onnx*"))
