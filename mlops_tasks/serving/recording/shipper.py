@@ -154,8 +154,8 @@ class Shipper:
 def _same_rows(there: bytes, table: pa.Table) -> bool:
     """Tell whether Parquet that has other bytes has the same rows: another version of the library wrote it."""
     try:
-        found = pq.read_table(pa.BufferReader(there))
+        found = pq.ParquetFile(pa.BufferReader(there)).read()
     except (pa.ArrowInvalid, OSError):
         return False
-    same: bool = found.equals(pq.read_table(pa.BufferReader(to_parquet(table))))
+    same: bool = found.equals(pq.ParquetFile(pa.BufferReader(to_parquet(table))).read())
     return same
