@@ -41,6 +41,8 @@ class SupervisedShipper:
         """Let it ship what is finished, then end; return whether it did within `patience_s`. What is left stays on disk."""
         self._ended.set()
         with self._lock:
+            if self._child.poll() is not None:  # it died a moment ago, and what is finished waits
+                self._child = self._launch()
             child = self._child
         assert child.stdin is not None  # a pipe was asked for
         child.stdin.close()
