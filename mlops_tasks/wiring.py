@@ -16,7 +16,7 @@ from mlops_tasks.ports import Ports, RunContext
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mlops_tasks.ports import ArtifactStore, ExperimentTracker, ModelRegistry, Progress, SourceReader, Spark
+    from mlops_tasks.ports import ArtifactStore, ExperimentTracker, ModelRegistry, ModelServers, Progress, SourceReader, Spark
 
 HOME = ".mlops"
 
@@ -84,6 +84,13 @@ class Adapters:
         return ConnectSpark(spark_master(self.environ), spark_memory(self.environ))
 
     @cached_property
+    def servers(self) -> ModelServers:
+        """The model servers of MLOPS_SERVERS; without it none is known here. Raises: SpecError."""
+        from mlops_tasks.adapters.model_servers import open_servers  # noqa: PLC0415 - at first use
+
+        return open_servers(self.environ)
+
+    @cached_property
     def progress(self) -> Progress:
         """Bars on a terminal, lines in a log."""
         from mlops_tasks.adapters.progress import progress_for  # noqa: PLC0415 - at first use
@@ -100,6 +107,7 @@ class Adapters:
             spark=_Late(self, "spark"),  # type: ignore[arg-type]  # likewise
             progress=self.progress,
             run=run,
+            servers=self.servers,
         )
 
 

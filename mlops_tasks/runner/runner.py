@@ -163,7 +163,7 @@ def invoke(invocation: Invocation, *, adapters: Adapters | None = None) -> Outco
 
 
 def roll_back(pipeline: str, *, version: int | None, reason: str, who: str, run_id: str, now: datetime) -> dict[str, Any]:
-    """Put an earlier version back into service; return `{from, to}`, the versions.
+    """Put an earlier version back into service; return `{from, to, servers}`: the versions, and what each server says.
 
     Raises:
         ModelRejected: there is none, or it does not pass its golden rows.
@@ -176,7 +176,9 @@ def roll_back(pipeline: str, *, version: int | None, reason: str, who: str, run_
     deployment = move_back(
         adapters.registry, pipeline, version, reason=f"{reason} (run {run_id}, {now:%Y-%m-%dT%H:%MZ})", who=who
     )
-    return {"from": before, "to": deployment.version}
+    answers = adapters.servers.load(pipeline, deployment.version)
+    servers = {answer.server: answer.problem or f"serves version {answer.serving}" for answer in answers}
+    return {"from": before, "to": deployment.version, "servers": servers}
 
 
 def stage_named(name: str) -> Stage:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DOES: dict[Role, str] = {"champion": "serves", "challenger": "is tried as challenger"}
 SLOWEST_POLL_S = 30.0
 """Between looks at a registry that does not answer."""
 
@@ -116,13 +117,13 @@ class Watcher:
         return LoadOutcome(serving, role, problem=self._why_not(version, role, answered=answered))
 
     def _why_not(self, version: int | None, role: Role, *, answered: bool) -> str:
+        if role == CHALLENGER and not self._trial:
+            return f"model {self._slot.name}: its pipeline gives a challenger no traffic (serve.challenger.mode is off)"
         refused = self._refused.get(role)
         if refused and version in {None, refused[0]}:
             return refused[1]
         if self._slot.problem or not answered:
             return self._slot.problem
-        if role == CHALLENGER and not self._trial:
-            return f"model {self._slot.name}: its pipeline gives a challenger no traffic (serve.challenger.mode is off)"
         wanted = "a version" if version is None else f"version {version}"
         return f"model {self._slot.name}: the registry's {role} is not {wanted}; move the alias first"
 
@@ -169,7 +170,7 @@ class Watcher:
             return
         self._refused.pop(role, None)
         self._swaps[role], self._serving[role] = swapped, version
-        self._announce(f"model {slot.name}: version {number} serves as {role}" + (f" after {before.version}" if before else ""))
+        self._announce(f"model {slot.name}: version {number} {DOES[role]}" + (f" after {before.version}" if before else ""))
         await asyncio.to_thread(self._copies.remember, dict(self._serving))
 
     async def _resume(self, error: RegistryUnavailable) -> None:
@@ -188,7 +189,7 @@ class Watcher:
             self._announce(str(error))
             return
         self._serving[role] = version
-        self._announce(f"model {self._slot.name}: version {version.number} serves as {role} again, from its copy on this disk")
+        self._announce(f"model {self._slot.name}: version {version.number} {DOES[role]} again, from its copy on this disk")
 
     def _of(self, role: Role) -> LoadedModel | None:
         return self._slot.model if role == CHAMPION else self._slot.challenger

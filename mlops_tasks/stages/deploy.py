@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Deployment, FeatureColumn, FeatureSchema, digest_of
 from mlops_tasks.core.golden import load_proven
-from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, Decision, Standing, decide, deployment_of, is_withdrawn
+from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, ROLLBACK, Decision, Standing, decide, deployment_of, is_withdrawn
 from mlops_tasks.core.publishing import hash_file
 from mlops_tasks.core.scoring import ModelSignature
 from mlops_tasks.errors import ModelRejected
@@ -32,7 +32,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
     Nothing is copied but into the registry; called again it finds its version and its alias.
 
     Raises:
-        ModelRejected: the verdict or the golden rows say no; nothing serves otherwise than before.
+        ModelRejected: the verdict, the golden rows or a server say no; nothing serves otherwise than before.
         RegistryUnavailable: the registry does not answer; a retry goes on.
         StoreUnavailable: a file of the model is gone.
 
@@ -125,7 +125,9 @@ def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[Fi
         deployment = _deployment(version, candidate, refs, decision, ports)
         # Before the alias moves: whoever follows an alias finds the record of what it names.
         registry.record(deployment)
-        if _take(decision, version, held.get(decision.alias), ports):
+        before = held.get(decision.alias)
+        if _take(decision, version, before, ports):
+            _require_served(decision, version, before, ports)
             ports.progress.note(f"{name} version {version}: {decision.alias}: {decision.reason}")
             return deployment
     msg = f"model {name}: other runs moved its aliases {TRIES} times meanwhile; run again"
@@ -145,6 +147,30 @@ def _take(decision: Decision, version: int, held: Standing | None, ports: Ports)
             raise
         return False
     return True
+
+
+def _require_served(decision: Decision, version: int, before: Standing | None, ports: Ports) -> None:
+    """Wait until the known servers serve the new champion; give the alias back if one does not.
+
+    Raises:
+        ModelRejected: naming each server and what it says.
+
+    """
+    if decision.alias != CHAMPION:
+        return
+    name, servers = ports.run.pipeline, ports.servers
+    problems = [f"{answer.server}: {answer.problem}" for answer in servers.load(name, version) if answer.problem]
+    if not problems:
+        return
+    said = "; ".join(problems)
+    if before is None or before.version == version:
+        msg = f"model {name}: version {version}, the champion, is not served: {said}; mend the server, or `mlops rollback {name}`"
+        raise ModelRejected(msg)
+    reason = f"{ROLLBACK}version {version} is not served: {said}"
+    ports.registry.promote(name, CHAMPION, before.version, expected=version, reason=reason, who=ports.run.who)
+    servers.load(name, before.version)
+    msg = f"model {name}: version {version} is not served, so version {before.version} is champion again: {said}"
+    raise ModelRejected(msg)
 
 
 def _standing(ports: Ports, alias: str) -> Standing | None:

@@ -17,6 +17,7 @@ import pytest
 from mlops_tasks.adapters.mlflow_registry import MlflowRegistry
 from mlops_tasks.core.promotion import roll_back
 from mlops_tasks.errors import SpecError
+from mlops_tasks.serve_specs import ServeSpec
 from mlops_tasks.serving.server import serve
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
@@ -34,7 +35,10 @@ CODE = """
 import sys
 from mlops_tasks.adapters.mlflow_registry import MlflowRegistry
 from mlops_tasks.serving.server import serve
-serve("shop", MlflowRegistry(sys.argv[1]), port=0, poll_s=0.1, announce=lambda line: print(line, flush=True))
+from mlops_tasks.serve_specs import ServeSpec
+from pathlib import Path
+registry, copies = MlflowRegistry(sys.argv[1]), Path(sys.argv[2])
+serve("shop", registry, ServeSpec(), copies=copies, port=0, poll_s=0.1, announce=lambda line: print(line, flush=True))
 print("loaded:", [m for m in ("torch", "pyspark", "pandas", "mlflow") if m in sys.modules], flush=True)
 """
 
@@ -45,7 +49,7 @@ class Server:
     def __init__(self, uri: str, folder: Path) -> None:
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
-            command = [sys.executable, "-c", CODE, uri]
+            command = [sys.executable, "-c", CODE, uri, str(folder / "copies")]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self.wait_for("serving shop on http://")
         self.address = self.said().split("serving shop on ", 1)[1].split()[0]
@@ -168,10 +172,10 @@ def test_the_process_carries_no_training_library(server: Server, ports: Ports) -
     assert server.process.wait(10) == 0
 
 
-def test_a_taken_port_is_said(server: Server) -> None:
+def test_a_taken_port_is_said(server: Server, tmp_path: Path) -> None:
     port = int(server.address.rsplit(":", 1)[1])
     with pytest.raises(SpecError) as caught:
-        serve("shop", FakeRegistry(), port=port)
+        serve("shop", FakeRegistry(), ServeSpec(), copies=tmp_path / "other", port=port)
     assert str(caught.value) == (
         f"serve: 127.0.0.1:{port} can't be listened on: Address already in use; choose another --port, or 0 for any free one"
     )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from mlops_tasks.serving.app import Parts, make_app
-from mlops_tasks.serving.slot import Slot, load_version
+from mlops_tasks.serving.copies import Copies
+from mlops_tasks.serving.slot import Slot, load_folder
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import make_ports
@@ -28,9 +29,11 @@ COLUMNS: list[Column] = [("price", "FP32", [1.5, None]), ("age", "INT64", [2, 1]
 
 @pytest.fixture(scope="module")
 def slot(tmp_path_factory: pytest.TempPathFactory) -> Slot:
-    ports = make_ports(tmp_path_factory.mktemp("deployed"))
+    folder = tmp_path_factory.mktemp("deployed")
+    ports = make_ports(folder)
     deploy.run(DeploySpec(), make_verdict(ports.store), ports=ports)
-    return Slot("shop", load_version(ports.registry, "shop", 1))
+    version = Copies(folder, "shop", ports.registry).fetch(1, "champion")
+    return Slot("shop", load_folder(version.folder, "shop", 1, tags=version.tags, promotion=version.promotion))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlops_tasks.serving.memory import free_bytes, give_back, resident_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MB = 1 << 20
+
+
+def host(folder: Path, available_mb: int) -> Path:
+    (folder / "proc").mkdir()
+    (folder / "proc" / "meminfo").write_text(f"MemTotal: 99999 kB\nMemAvailable: {available_mb * 1024} kB\n", encoding="ascii")
+    return folder / "proc"
+
+
+def group(folder: Path, limit: str, used_mb: int, cached_mb: int) -> Path:
+    root = folder / "cgroup"
+    root.mkdir()
+    (root / "memory.max").write_text(f"{limit}\n", encoding="ascii")
+    (root / "memory.current").write_text(f"{used_mb * MB}\n", encoding="ascii")
+    (root / "memory.stat").write_text(f"anon 5\ninactive_file {cached_mb * MB}\n", encoding="ascii")
+    return root
+
+
+def test_a_containers_limit_counts_less_what_it_uses_and_cached_files_are_free(tmp_path: Path) -> None:
+    assert free_bytes(group(tmp_path, str(512 * MB), 400, 150), host(tmp_path, 9000)) == 262 * MB
+
+
+def test_without_a_limit_the_host_counts(tmp_path: Path) -> None:
+    assert free_bytes(group(tmp_path, "max", 400, 150), host(tmp_path, 900)) == 900 * MB
+
+
+def test_a_limit_above_what_the_host_has_does_not_help(tmp_path: Path) -> None:
+    assert free_bytes(group(tmp_path, str(5000 * MB), 0, 0), host(tmp_path, 100)) == 100 * MB
+
+
+def test_the_older_kernels_cgroups_are_read_too(tmp_path: Path) -> None:
+    root = tmp_path / "cgroup" / "memory"
+    root.mkdir(parents=True)
+    (root / "memory.limit_in_bytes").write_text(f"{256 * MB}\n", encoding="ascii")
+    (root / "memory.usage_in_bytes").write_text(f"{100 * MB}\n", encoding="ascii")
+    (root / "memory.stat").write_text(f"total_inactive_file {4 * MB}\n", encoding="ascii")
+    assert free_bytes(root.parent, host(tmp_path, 9000)) == 160 * MB
+
+
+def test_what_this_process_holds_grows_and_shrinks_with_what_it_keeps() -> None:
+    before = resident_bytes()
+    kept = np.ones(64 * MB // 8)
+    grown = resident_bytes() - before
+    del kept
+    give_back()
+    assert 60 * MB < grown < 80 * MB
+    assert resident_bytes() - before < 10 * MB

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlops_tasks.errors import ModelRejected
+from mlops_tasks.serving.gate import Gate
+from mlops_tasks.serving.slot import Slot
+from mlops_tasks.serving.swapping import Swapper, Version
+from tests.judged_models import write_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_tasks.serve_specs import SwapMode
+
+GB = 1 << 30
+
+
+def version(folder: Path, number: int, *, golden_error: float = 0.0) -> Version:
+    place = folder / str(number)
+    place.mkdir()
+    write_model(place, bias=number / 10, golden_error=golden_error)
+    return Version(number, place, {}, {})
+
+
+class Serving:
+    """A slot and its swapper on a machine with a given amount of free memory."""
+
+    def __init__(self, mode: SwapMode, free: int = 8 * GB) -> None:
+        self.slot, self.gate, self.said = Slot("shop"), Gate(), list[str]()
+        self.swapper = Swapper(self.slot, self.gate, mode=mode, announce=self.said.append, free=lambda: free)
+
+    @property
+    def champion(self) -> int | None:
+        return self.slot.model.version if self.slot.model else None
+
+
+@pytest.mark.parametrize(
+    ("mode", "free", "expected"),
+    [("hot", 0, "hot"), ("single-slot", 8 * GB, "single-slot"), ("auto", 8 * GB, "hot"), ("auto", 1 << 20, "single-slot")],
+)
+def test_the_mode_is_as_asked_or_as_memory_allows(tmp_path: Path, mode: SwapMode, free: int, expected: str) -> None:
+    serving = Serving(mode, free)
+
+    async def scenario() -> tuple[str, float]:
+        first = await serving.swapper.swap("champion", version(tmp_path, 1))
+        assert (first.mode, first.pause_s) == ("hot", 0.0)  # nobody waits where nothing served
+        second = await serving.swapper.swap("champion", version(tmp_path, 2))
+        return second.mode, second.pause_s
+
+    mode_used, pause = asyncio.run(scenario())
+    assert (mode_used, serving.champion, serving.gate.closed) == (expected, 2, False)
+    assert (pause > 0) == (expected == "single-slot")
+
+
+def test_a_single_slot_swap_says_the_expected_pause_before_and_the_measured_one_after(tmp_path: Path) -> None:
+    serving = Serving("auto", 1 << 20)
+
+    async def scenario() -> None:
+        for number in (1, 2):
+            await serving.swapper.swap("champion", version(tmp_path, number))
+
+    asyncio.run(scenario())
+    before, after = serving.said
+    assert before.startswith(
+        "model shop: version 2 does not fit beside the model that serves: about 64 MB would be needed, 1 MB"
+    )
+    assert "requests will wait about " in before
+    assert after.startswith("model shop: requests waited ")
+
+
+def test_requests_wait_for_a_single_slot_swap_and_get_the_new_model(tmp_path: Path) -> None:
+    serving = Serving("single-slot")
+
+    async def ask() -> int | None:
+        async with serving.gate.passing(10):
+            await asyncio.sleep(0)
+            return serving.champion
+
+    async def scenario() -> list[int | None]:
+        await serving.swapper.swap("champion", version(tmp_path, 1))
+        swap = asyncio.create_task(serving.swapper.swap("champion", version(tmp_path, 2)))
+        answers = []
+        while not swap.done():
+            answers.append(asyncio.create_task(ask()))
+            await asyncio.sleep(0.001)
+        await swap
+        return await asyncio.gather(*answers)
+
+    answers = asyncio.run(scenario())
+    assert None not in answers
+    assert answers == sorted(answers, key=lambda number: number or 0)
+    assert answers[-1] == 2
+
+
+@pytest.mark.parametrize("mode", ["hot", "single-slot"])
+def test_a_version_that_is_refused_leaves_the_old_one_serving_and_the_gate_open(tmp_path: Path, mode: SwapMode) -> None:
+    serving = Serving(mode)
+
+    async def scenario() -> None:
+        await serving.swapper.swap("champion", version(tmp_path, 1))
+        with pytest.raises(ModelRejected, match=r"model shop version 2: golden row \d differs by 0.5"):
+            await serving.swapper.swap("champion", version(tmp_path, 2, golden_error=0.5))
+
+    asyncio.run(scenario())
+    assert (serving.champion, serving.gate.closed, serving.slot.swapping) == (1, False, False)
+
+
+def test_when_the_old_one_does_not_come_back_either_that_is_said(tmp_path: Path) -> None:
+    serving = Serving("single-slot")
+
+    async def scenario() -> None:
+        first = version(tmp_path, 1)
+        await serving.swapper.swap("champion", first)
+        (first.folder / "golden.json").unlink()
+        with pytest.raises(ModelRejected, match="and version 1 does not load again"):
+            await serving.swapper.swap("champion", version(tmp_path, 2, golden_error=0.5))
+
+    asyncio.run(scenario())
+    assert (serving.champion, serving.gate.closed) == (None, False)
+
+
+def test_a_challenger_is_loaded_beside_and_becomes_champion_without_another_load(tmp_path: Path) -> None:
+    serving = Serving("auto")
+
+    async def scenario() -> None:
+        await serving.swapper.swap("champion", version(tmp_path, 1))
+        await serving.swapper.swap("challenger", version(tmp_path, 2))
+
+    asyncio.run(scenario())
+    challenger = serving.slot.challenger
+    assert challenger is not None
+    swapped = serving.swapper.promote_challenger({"who": "ada"})
+    assert (swapped.mode, serving.champion, serving.slot.challenger) == ("hot", 2, None)
+    assert serving.slot.model is not None
+    assert serving.slot.model.scorer is challenger.scorer
+    assert serving.slot.model.promotion == {"who": "ada"}
+
+
+def test_a_challenger_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    serving = Serving("auto", 1 << 20)
+
+    async def scenario() -> None:
+        await serving.swapper.swap("champion", version(tmp_path, 1))
+        with pytest.raises(ModelRejected, match="version 2 does not fit beside the model that serves"):
+            await serving.swapper.swap("challenger", version(tmp_path, 2))
+
+    asyncio.run(scenario())
+    assert (serving.champion, serving.slot.challenger) == (1, None)
