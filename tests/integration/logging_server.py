@@ -7,7 +7,6 @@ by a microsecond at each look. Logs go to MLOPS_REQUEST_LOG, from there to MLOPS
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import sys
 import time
@@ -19,10 +18,7 @@ from mlops_tasks.core.golden import load_proven
 from mlops_tasks.core.promotion import LOOSE_TOLERANCE
 from mlops_tasks.serve_specs import RequestLogSpec
 from mlops_tasks.serving.app import Parts, make_app
-from mlops_tasks.serving.recording.entities import entity_key
-from mlops_tasks.serving.recording.recorder import RequestLog
-from mlops_tasks.serving.recording.segments import log_folder
-from mlops_tasks.serving.recording.supervisor import start_shipper
+from mlops_tasks.serving.recording.session import recording
 from mlops_tasks.serving.server import _listen
 from mlops_tasks.serving.slot import LoadedModel, Slot
 
@@ -44,17 +40,12 @@ def main() -> None:
         stand_still(Path(sys.argv[3]))
     scorer, golden = load_proven(model_folder, LOOSE_TOLERANCE, what="the model", threads=1)
     slot = Slot(name, LoadedModel(name, 1, scorer, golden, {}, {}))
-    folder = log_folder(name, os.environ)
-    recorder = RequestLog(folder, RequestLogSpec(segment_mb=1), key=entity_key(folder, os.environ, say), announce=say)
-    recorder.start()
-    shipper = start_shipper(name, announce=say)
-    listener = _listen("127.0.0.1", 0)
-    say(f"shipper {shipper.pid}")
-    say(f"serving on http://127.0.0.1:{listener.getsockname()[1]}")
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has ended
-    uvicorn.Server(uvicorn.Config(make_app(Parts(slot, recorder=recorder)), log_level="warning")).run(sockets=[listener])
-    recorder.close()
-    say(f"shipped: {shipper.stop()}")
+    with recording(name, RequestLogSpec(segment_mb=1), announce=say) as recorder:
+        listener = _listen("127.0.0.1", 0)
+        say(f"serving on http://127.0.0.1:{listener.getsockname()[1]}")
+        uvicorn.Server(uvicorn.Config(make_app(Parts(slot, recorder=recorder)), log_level="warning")).run(sockets=[listener])
+    say("ended")
 
 
 if __name__ == "__main__":

@@ -2,5 +2,5 @@
 
 `frames.py` is the file format, `records.py` what a frame holds, `segments.py` the files and their locks;
 `recorder.py` writes them in the server, `windows.py` and `shipper.py` take them to the store in a process of
-their own, which `supervisor.py` keeps alive.
+their own, which `supervisor.py` keeps alive. `session.py` puts both together for a server.
 """

@@ -29,13 +29,9 @@ class SupervisedShipper:
         self._command, self._announce = list(command), announce
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._child = self._launch()
+        self._announce(f"request log: shipped by process {self._child.pid}")
         self._thread = threading.Thread(target=self._keep, name="request-log-shipper", daemon=True)
         self._thread.start()
-
-    @property
-    def pid(self) -> int:
-        """The present child's process id."""
-        return self._child.pid
 
     def stop(self, patience_s: float = 20.0) -> bool:
         """Let it ship what is finished, then end; return whether it did within `patience_s`. What is left stays on disk."""
