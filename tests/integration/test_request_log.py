@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,9 +19,12 @@ import pytest
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.adapters.s3_store import open_s3_store
+from mlops_tasks.adapters.sources import Sources
+from mlops_tasks.cli import main
 from mlops_tasks.errors import StoreUnavailable
 from mlops_tasks.serving.recording.segments import segments
 from mlops_tasks.serving.recording.shipper import Shipped, Shipper
+from mlops_tasks.specs import Source
 from tests.judged_models import ROWS, write_model
 from tests.unit.serving.recorded import HOUR_NS, NOON_NS, answer, make_log, stored
 
@@ -218,6 +222,11 @@ def test_an_object_store_is_shipped_to_and_a_second_shipper_puts_nothing_anew(tm
     path.write_bytes(kept)  # as if the first shipper had been killed before it removed the segment
     assert shipper.ship() == Shipped(segments=1, records=1)
     assert [row["prediction_id"] for row in stored(bucket)] == ["r"]
+    columns = {"prediction_time": "timestamp", "prediction_id": "string", "price": "float"}
+    source = Source.model_validate({"path": "requests://shop", "event_time": "prediction_time", "columns": columns})
+    (batch,) = Sources(lambda: bucket).read(source, None)
+    assert batch.column("price").to_pylist() == [1.5]
+    assert Sources(lambda: bucket).latest(source) == batch.column("prediction_time")[0].as_py()
 
 
 def test_a_store_that_is_down_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +262,21 @@ def test_two_shippers_share_the_work(tmp_path: Path) -> None:
         thread.join()
     assert sum(one.records for one in done) == 12
     assert sorted(row["prediction_id"] for row in stored(store)) == sorted(f"r{at}" for at in range(12))
+
+
+def test_the_command_ships_what_a_server_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLOPS_REQUEST_LOG", str(tmp_path / "requests"))
+    monkeypatch.setenv("MLOPS_STORE", str(tmp_path / "store"))
+    assert main(["ship", "shop", "--once"]) == 2
+    assert "there is no request log of 'shop'; set MLOPS_REQUEST_LOG to the folder" in capsys.readouterr().err
+    log = make_log(tmp_path / "requests" / "shop")
+    log.record(answer("r"))
+    log.close()
+    assert main(["ship", "shop", "--once", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"segments": 1, "records": 1, "damaged": 0}
+    assert [row["prediction_id"] for row in stored(LocalStore(tmp_path / "store"))] == ["r"]
 
 
 def _down(*_: object) -> bool:

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import orjson
+
 from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.decoding import BadRequest
 from mlops_tasks.serving.recording.entities import hash_entity, share_of
@@ -95,7 +97,7 @@ class RequestLog:
             except OSError as error:
                 self._finish()
                 self._refuse(f"{self._folder} can't be written: {error.strerror or error}; free some space or mend the disk")
-            except SpecError as error:
+            except (SpecError, orjson.JSONEncodeError) as error:  # the latter: a text that is no valid Unicode
                 self._refuse(str(error))
             else:
                 if self._problem:
@@ -107,9 +109,11 @@ class RequestLog:
             segment = self._segment
             if segment is not None and time.monotonic() - segment.began >= self._spec.segment_age.total_seconds():
                 self._finish()
-            self._written = 0
-            found: Waiting = waiting(self._folder)
+            counted = self._written
+        found: Waiting = waiting(self._folder)  # requests don't wait for it
+        with self._lock:
             self._waiting = found.size
+            self._written -= counted
         self._telemetry.log_waiting(found.segments, found.size, found.oldest_s)
 
     def _tend_on(self) -> None:

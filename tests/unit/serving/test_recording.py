@@ -181,6 +181,16 @@ def test_a_feature_named_like_the_log_s_own_columns_is_refused(folder: Path) -> 
     assert segments(folder) == []
 
 
+def test_a_text_that_is_no_unicode_is_said_and_does_no_harm(folder: Path) -> None:
+    heard = Heard()
+    log = make_log(folder, heard)
+    log.record(answer("r", fallback="\ud800"))
+    log.record(answer("s"))
+    log.close()
+    assert heard.lost == 1
+    assert [row["prediction_id"] for row in rows_of(folder)] == ["s"]
+
+
 def test_a_sample_keeps_whole_entities_and_all_of_a_challenger(folder: Path) -> None:
     log = make_log(folder, sample=0.3)
     entities = [f"customer {at}" for at in range(400)]
