@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,6 @@ from mlops_tasks.core.promotion import LOOSE_TOLERANCE
 from mlops_tasks.serve_specs import RequestLogSpec
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.recording.session import recording
-from mlops_tasks.serving.server import _listen
 from mlops_tasks.serving.slot import LoadedModel, Slot
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     slot = Slot(name, LoadedModel(name, 1, scorer, golden, {}, {}))
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has ended
     with recording(name, RequestLogSpec(segment_mb=1), announce=say) as recorder:
-        listener = _listen("127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         say(f"serving on http://127.0.0.1:{listener.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(make_app(Parts(slot, recorder=recorder)), log_level="warning")).run(sockets=[listener])
     say("ended")
