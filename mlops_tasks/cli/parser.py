@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 STAGES = ("collect", "validate_raw", "preprocess", "validate", "snapshot", "train", "evaluate", "deploy", "monitor")
 INTENTS = ("scheduled", "manual", "backfill", "drift", "reproduce")
@@ -143,6 +144,34 @@ def _add_serve(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
         "--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)"
     )
     command.add_argument("--threads", type=int, default=1, help="ONNX Runtime threads (default 1)")
+    command.add_argument("--version", type=int, metavar="N", help="serve this version and follow nothing")
+    _add_serving_bounds(command)
+    command.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="who may ask: lines `<predict|admin|metrics> <token>` (default MLOPS_SERVE_TOKENS; none: everybody)",
+    )
+    command.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; read again when it changes")
+    command.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    command.add_argument("--no-request-log", action="store_true", help="log no answers, whatever the pipeline says")
+    command.add_argument("--log-format", choices=("text", "json"), default="text", help="of the lines that it says")
+
+
+def _add_serving_bounds(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--swap", choices=("auto", "hot", "single-slot"), help="how models are replaced (default: the pipeline's serve.swap)"
+    )
+    command.add_argument(
+        "--swap-deadline", type=float, default=5.0, metavar="S", help="how long a request waits for a swap (default 5)"
+    )
+    command.add_argument("--max-body", type=int, default=32, metavar="MB", help="largest request (default 32)")
+    command.add_argument(
+        "--drain-delay",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="how long to go on, but not ready, when told to end (default 0; behind a load balancer: its interval)",
+    )
 
 
 def _add_ship(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command

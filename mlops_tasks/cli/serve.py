@@ -6,27 +6,54 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
     import argparse
 
+    from mlops_tasks.serving.settings import ServeSettings
+    from mlops_tasks.specs import PipelineSpec
+
 
 def run(args: argparse.Namespace) -> None:
     """Serve until a signal. Raises: SpecError when there is no such pipeline."""
     pipeline = load_pipeline(args.name)
+    if args.swap is not None:
+        pipeline = _with_swap(pipeline, args.swap)
     adapters = Adapters()
     from mlops_tasks.serving.server import serve  # noqa: PLC0415 - loads ONNX Runtime
 
-    serve(
-        args.name,
-        adapters.registry,
-        pipeline.serve,
-        copies=Path(os.environ.get("MLOPS_MODEL_COPIES") or ".mlops/serving"),
+    serve(pipeline, adapters.registry, _settings(args), announce=adapters.progress.note)
+
+
+def _with_swap(pipeline: PipelineSpec, swap: str) -> PipelineSpec:
+    return pipeline.model_copy(update={"serve": pipeline.serve.model_copy(update={"swap": swap})})
+
+
+def _settings(args: argparse.Namespace) -> ServeSettings:
+    """Read flags, and the environment for what has none there. Raises: SpecError."""
+    from mlops_tasks.serving.gate import Bounds  # noqa: PLC0415 - loads ONNX Runtime
+    from mlops_tasks.serving.settings import ServeSettings  # noqa: PLC0415 - likewise
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        msg = "serve: --tls-cert and --tls-key go together"
+        raise SpecError(msg)
+    tokens = args.tokens or os.environ.get("MLOPS_SERVE_TOKENS") or None
+    return ServeSettings(
         host=args.host,
         port=args.port,
         poll_s=args.poll,
         threads=args.threads,
-        announce=adapters.progress.note,
+        version=args.version,
+        copies=Path(os.environ.get("MLOPS_MODEL_COPIES") or ".mlops/serving"),
+        tokens=Path(tokens) if tokens else None,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        waiting=Bounds(deadline_s=args.swap_deadline),
+        max_body_bytes=args.max_body << 20,
+        drain_delay_s=args.drain_delay,
+        request_log=not args.no_request_log,
+        log_format=args.log_format,
     )

@@ -2,89 +2,203 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+import ssl
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.app import Parts, make_app
+from mlops_tasks.serving.auth import Authentication, Tokens
+from mlops_tasks.serving.connection import Concurrency, DrainingServer, Limits, guarded
 from mlops_tasks.serving.copies import Copies
 from mlops_tasks.serving.gate import Gate
+from mlops_tasks.serving.metrics import Exposition, Metrics
+from mlops_tasks.serving.private import hasher
+from mlops_tasks.serving.recording.session import recording
 from mlops_tasks.serving.slot import Slot
 from mlops_tasks.serving.swapping import Swapper
+from mlops_tasks.serving.tracing import TracedMetrics, Tracing, is_wanted, open_tracer
 from mlops_tasks.serving.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
+
+    from starlette.types import ASGIApp
 
     from mlops_tasks.ports import ModelRegistry
-    from mlops_tasks.serve_specs import ServeSpec
+    from mlops_tasks.serving.predictions import Recorder
+    from mlops_tasks.serving.settings import ServeSettings
+    from mlops_tasks.specs import PipelineSpec
 
-DRAIN_S = 10
 BACKLOG = 2048
 
 
 def serve(
-    name: str,
+    pipeline: PipelineSpec,
     registry: ModelRegistry,
-    spec: ServeSpec,
+    settings: ServeSettings,
     *,
-    copies: Path = Path(".mlops/serving"),
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    poll_s: float = 2.0,
-    threads: int = 1,
-    max_body_bytes: int = 32 << 20,
+    environ: Mapping[str, str] = os.environ,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve a model's champion until SIGTERM or Ctrl-C, which let requests under way finish.
+    """Serve a pipeline's champion until SIGTERM or Ctrl-C, which let requests under way finish.
 
     Without a champion it waits for the first one and answers 503 till then.
 
     Args:
-        name: the model's, that is the pipeline's, name.
+        pipeline: whose model, and how it is served.
         registry: where the aliases are followed.
-        spec: what the pipeline says of serving.
-        copies: folder for verified copies of versions.
-        host: address to listen on.
-        port: 0 takes a free one.
-        poll_s: seconds between looks at the registry.
-        threads: of ONNX Runtime for one request.
-        max_body_bytes: larger requests are refused.
-        announce: is told the address, each new version and each problem.
+        settings: of this process.
+        environ: where the request log, the tokens of private columns and the collector of traces are named.
+        announce: is told the address, each new version and each problem; with the log format `json` nobody is, but stderr.
 
     Raises:
-        SpecError: the address can't be listened on.
+        SpecError: the address can't be listened on, or a file of tokens or of TLS is wrong.
+        StoreUnavailable: the folder of copies or of the request log can't be written.
 
     """
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    announce(f"serving {name} on http://{shown}:{listener.getsockname()[1]}")
-    slot = Slot(name)
-    gate = Gate()
-    swapper = Swapper(slot, gate, mode=spec.swap, threads=threads, announce=announce)
-    trial = spec.challenger.mode != "off"
-    known = Copies(copies, name, registry)
-    watcher = Watcher(registry, slot, swapper, known, poll_s=poll_s, trial=trial, announce=announce)
-    app = make_app(Parts(slot, spec, gate=gate, watcher=watcher, max_body_bytes=max_body_bytes))
+    say = json_line if settings.log_format == "json" else announce
+    tokens = Tokens(settings.tokens) if settings.tokens else None
+    prepare = hasher(pipeline, environ)
+    slot = Slot(pipeline.name)
+    provider = open_tracer(pipeline.name) if is_wanted(environ) else None
+    tracer = provider.get_tracer("mlops_tasks") if provider else None
+    metrics = Metrics(slot) if tracer is None else TracedMetrics(slot, tracer)
+    with _listen(settings.host, settings.port) as listener, _quiet_signals():
+        log = pipeline.serve.log.model_copy(update={"enabled": pipeline.serve.log.enabled and settings.request_log})
+        with recording(pipeline.name, log, environ=environ, telemetry=metrics, announce=say) as recorder:
+            parts = _parts(pipeline, registry, settings, _Watched(slot, metrics, recorder, say))
+            parts.prepare = prepare
+            app = _guard(Exposition(make_app(parts), metrics), settings, tokens, tracer)
+            _announce_address(pipeline.name, listener, settings, say)
+
+            def drain() -> None:
+                slot.draining = True
+                say(f"serving {pipeline.name} ends: requests under way are answered")
+
+            server = DrainingServer(_config(app, settings), delay_s=settings.drain_delay_s, on_drain=drain)
+            server.run(sockets=[listener])
+    if provider is not None:
+        provider.shutdown()
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What reports on a server."""
+
+    slot: Slot
+    metrics: Metrics
+    recorder: Recorder
+    say: Callable[[str], None]
+
+
+def _parts(pipeline: PipelineSpec, registry: ModelRegistry, settings: ServeSettings, watched: _Watched) -> Parts:
+    """Make a server's parts."""
+    spec, slot = pipeline.serve, watched.slot
+    gate = Gate(settings.waiting, watched.metrics)
+    swapper = Swapper(slot, gate, mode=spec.swap, threads=settings.threads, telemetry=watched.metrics, announce=watched.say)
+    watcher = Watcher(
+        registry,
+        slot,
+        swapper,
+        Copies(settings.copies, pipeline.name, registry),
+        poll_s=settings.poll_s,
+        trial=spec.challenger.mode != "off",
+        version=settings.version,
+        telemetry=watched.metrics,
+        announce=watched.say,
+    )
+    return Parts(
+        slot,
+        spec,
+        entity_key=pipeline.features.entity_key,
+        gate=gate,
+        recorder=watched.recorder,
+        telemetry=watched.metrics,
+        watcher=watcher,
+        max_body_bytes=settings.max_body_bytes,
+    )
+
+
+def _guard(app: ASGIApp, settings: ServeSettings, tokens: Tokens | None, tracer: Any) -> ASGIApp:
+    """Put before the application what every request passes, the outermost last."""
+    if tracer is not None:
+        app = Tracing(app, tracer)
+    if tokens is not None:
+        app = Authentication(app, tokens)
+    return Concurrency(app, settings.max_requests)
+
+
+def _config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
+    limits = Limits(settings.header_s, settings.body_s, settings.max_connections)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=guarded(limits),
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=DRAIN_S,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(settings.keep_alive_s),
+        timeout_graceful_shutdown=int(settings.drain_s),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
-    with listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        msg = f"serve: {settings.tls_cert} and {settings.tls_key} are no certificate with its key: {error}"
+        raise SpecError(msg) from error
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
+
+
+def _announce_address(name: str, listener: socket.socket, settings: ServeSettings, say: Callable[[str], None]) -> None:
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"serving {name} on http{'s' if settings.tls_cert else ''}://{shown}:{listener.getsockname()[1]}")
+    if settings.tokens is None and not _is_loopback(settings.host):
+        say(f"everybody who reaches {shown} may ask this server: give --tokens, or keep others out by the network")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def json_line(message: str) -> None:
+    """Write a log line as one JSON object to stderr."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "logger": "mlops.serve", "message": message}
+    sys.stderr.write(f"{json.dumps(line, ensure_ascii=False)}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _quiet_signals() -> Iterator[None]:
+    """Let the signals that ended the server, which uvicorn raises once more when it has ended, end nothing else."""
+    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Listen. Raises: SpecError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

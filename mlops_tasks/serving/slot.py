@@ -58,6 +58,17 @@ class Slot:
     """Why the slot is empty or not up to date; empty when all is well."""
     swapping: bool = False
     """Whether it is empty only as long as the gate holds requests back."""
+    draining: bool = False
+    """Whether the server was told to end: it still answers, but nobody should send more."""
+
+    @property
+    def not_ready(self) -> str:
+        """Why no requests should be sent here; empty when they should."""
+        if self.draining:
+            return f"the server of model {self.name} ends: ask another"
+        if self.model is None and not self.swapping:
+            return self.problem or f"model {self.name} is being loaded: try again in a moment"
+        return ""
 
     def require(self, version: str | None = None) -> LoadedModel:
         """Return the champion, or the model that serves with a version. Raises: BadRequest."""

@@ -164,7 +164,7 @@ def _require_served(decision: Decision, version: int, before: Standing | None, p
         return
     said = "; ".join(problems)
     if before is None or before.version == version:
-        msg = f"model {name}: version {version}, the champion, is not served: {said}; mend the server, or `mlops rollback {name}`"
+        msg = f"model {name}: version {version}, the champion, is not served: {said}; mend the server or roll back"
         raise ModelRejected(msg)
     reason = f"{ROLLBACK}version {version} is not served: {said}"
     ports.registry.promote(name, CHAMPION, before.version, expected=version, reason=reason, who=ports.run.who)
