@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +24,11 @@ CLOSE = (b"connection", b"close")
 HEADER_BYTES = 64 << 10
 LAST_REQUESTS_S = 0.5
 """How long idle connections are still read when the server ends: a request may be on its way."""
+HANDSHAKE_S = 0.1
+"""How long a connection that a client has begun to open may take."""
+SO_ATTACH_FILTER = 26
+ONLY_WITH_ACK = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x10), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0))
+"""A classic BPF program: load the TCP flags; a packet with ACK passes, a SYN alone, which asks for a connection, does not."""
 TICKS_OF_CERTIFICATES = 50
 """Looks at the certificate's files once in so many ticks of 0.1 s."""
 
@@ -129,6 +136,18 @@ class Concurrency:
             self._now -= 1
 
 
+def _let_no_more_in(listener: socket.socket) -> None:
+    """Open no new connections and finish those that are being opened; elsewhere than on Linux: keep the queue short."""
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in ONLY_WITH_ACK)
+    program = ctypes.create_string_buffer(code)
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(ONLY_WITH_ACK), ctypes.addressof(program))
+        )
+    except OSError:
+        listener.listen(0)
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn that loses no request when it is told to end, and takes a renewed certificate."""
 
@@ -154,15 +173,15 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is on its way, each answer being a connection's last; then let uvicorn end.
 
-        A connection that waits to be accepted would be reset when the listener closes: it is kept from growing first, and
-        emptied. One that a client opens after that is refused, which loses no request.
+        A connection that waits to be accepted would be reset when the listener closes: so no more are let in first, and
+        those that are there are taken. Who asks for one after that is refused, which loses no request.
         """
         self._on_drain()
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         await self._pass(self._delay_s)
         for listener in sockets or []:
-            listener.listen(0)
-        await self._pass(0.05)
+            _let_no_more_in(listener)
+        await self._pass(HANDSHAKE_S)
         for server in self.servers:
             server.close()
         await self._pass(LAST_REQUESTS_S)
