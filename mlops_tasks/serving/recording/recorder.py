@@ -11,7 +11,7 @@ import orjson
 
 from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.decoding import BadRequest
-from mlops_tasks.serving.recording.entities import hash_entity, share_of
+from mlops_tasks.serving.recording.entities import entity_hasher, share_of
 from mlops_tasks.serving.recording.records import Schema, encode
 from mlops_tasks.serving.recording.segments import Segment, Waiting, server_id, waiting
 from mlops_tasks.serving.telemetry import NoTelemetry
@@ -54,7 +54,7 @@ class RequestLog:
             announce: is told when the log can't be written, and when it can again.
 
         """
-        self._folder, self._spec, self._key = folder, spec, key
+        self._folder, self._spec, self._hashed = folder, spec, entity_hasher(key)
         self._telemetry: Telemetry = telemetry or NoTelemetry()
         self._announce = announce
         self._omit = frozenset(spec.omit)
@@ -90,7 +90,7 @@ class RequestLog:
         always = prediction.role == "challenger" or prediction.shadow or prediction.fallback
         if spec.sample < 1 and not always and share_of(query.entity) >= spec.sample:
             return
-        entity = hash_entity(query.entity, self._key)
+        entity = self._hashed(query.entity)
         with self._lock:
             try:
                 self._append(prediction, entity)

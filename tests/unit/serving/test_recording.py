@@ -6,6 +6,7 @@ import errno
 import hashlib
 import hmac
 import os
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.core.privacy import HASH_KEY
-from mlops_tasks.errors import SpecError
+from mlops_tasks.errors import SpecError, StoreUnavailable
+from mlops_tasks.serve_specs import RequestLogSpec
 from mlops_tasks.serving.decoding import BadRequest
-from mlops_tasks.serving.recording.entities import entity_key, share_of
-from mlops_tasks.serving.recording.segments import Segment, segments
+from mlops_tasks.serving.recording.entities import entity_hasher, entity_key, share_of
+from mlops_tasks.serving.recording.segments import FOLDER, Segment, segments
+from mlops_tasks.serving.recording.session import recording
 from mlops_tasks.serving.recording.shipper import Shipped, Shipper
 from mlops_tasks.serving.recording.windows import read_segment, shortest_doubles
 from tests.unit.serving.recorded import HOUR_NS, KEY, NOON_NS, Heard, answer, make_log, model, stored
@@ -376,6 +379,30 @@ def test_the_key_of_entities(tmp_path: Path) -> None:
     assert heard.lines[0].startswith("MLOPS_HASH_KEY is not set: entities in the request log are hashed with a key of this log")
     with pytest.raises(SpecError, match="must have at least 16 characters, got 5"):
         entity_key(tmp_path, {HASH_KEY: "short"}, heard.lines.append)
+
+
+def test_a_pipeline_that_logs_nothing_starts_nothing(folder: Path) -> None:
+    before = threading.active_count()
+    with recording("shop", RequestLogSpec(enabled=False), environ={FOLDER: str(folder)}) as recorder:
+        recorder.record(answer("r"))
+        assert threading.active_count() == before
+    assert not folder.exists()
+
+
+def test_the_log_s_folder_that_can_t_be_written_is_said(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file, no folder")
+    with (
+        pytest.raises(StoreUnavailable, match=r"request log .*: entity.key can't be kept: .*; check the folder and its rights"),
+        recording("shop", RequestLogSpec(), environ={FOLDER: str(taken)}),
+    ):
+        pass
+
+
+@given(st.binary(min_size=16, max_size=200), st.text())
+def test_entities_are_hashed_as_rfc_2104_says(key: bytes, entity: str) -> None:
+    expected = hmac.digest(key, entity.encode("utf-8", "surrogatepass"), "sha256")
+    assert entity_hasher(key)(entity) == expected
 
 
 def test_an_entity_that_is_a_hash_already_stays(folder: Path) -> None:
