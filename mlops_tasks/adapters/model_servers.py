@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WAIT_S = 120.0
 RETRY_S = 0.5
 MOST_AT_ONCE = 16
+NOT_FOUND = 404
 
 
 def open_servers(environ: Mapping[str, str]) -> ModelServers:
@@ -56,14 +57,18 @@ class HttpModelServers:
         self._urls, self._token, self._wait_s = urls, token, wait_s
 
     def load(self, name: str, version: int, *, role: str = "champion") -> list[ServerAnswer]:
-        """Ask all servers at once. A name with several addresses, such as a headless service's, is as many servers."""
+        """Ask all servers at once, and leave out those that serve another model.
+
+        A name with several addresses, such as a headless service's, is as many servers.
+        """
         until = time.monotonic() + self._wait_s
         targets = [target for url in self._urls for target in _targets(url)]
         body = {"parameters": {"version": version, "role": role}}
         with ThreadPoolExecutor(min(len(targets), MOST_AT_ONCE)) as pool:
-            return list(pool.map(lambda target: self._ask(target, name, body, until), targets))
+            answers = pool.map(lambda target: self._ask(target, name, body, until), targets)
+            return [answer for answer in answers if answer is not None]
 
-    def _ask(self, target: _Target, name: str, body: dict[str, Any], until: float) -> ServerAnswer:
+    def _ask(self, target: _Target, name: str, body: dict[str, Any], until: float) -> ServerAnswer | None:
         """Ask one server until it serves the version, refuses it, or the time is over."""
         import httpx  # noqa: PLC0415 - 0.1 s that only a deployment pays
 
@@ -102,7 +107,10 @@ def _targets(url: str) -> list[_Target]:
     return [_Target(f"{parts.scheme}://{ip}:{port}{parts.path}", parts.netloc) for ip in names]
 
 
-def _answer_of(server: str, answer: httpx.Response) -> ServerAnswer:
+def _answer_of(server: str, answer: httpx.Response) -> ServerAnswer | None:
+    """Read what a server said; None: it serves another model."""
+    if answer.status_code == NOT_FOUND and "is not served here" in _problem_of(answer):
+        return None
     if answer.is_success:
         said = answer.json()
         return ServerAnswer(server, int(said["version"]), pause_s=float(said["pause_s"]))

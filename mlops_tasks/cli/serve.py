@@ -49,6 +49,7 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         version=args.version,
         copies=Path(os.environ.get("MLOPS_MODEL_COPIES") or ".mlops/serving"),
         tokens=Path(tokens) if tokens else None,
+        admin_token=os.environ.get("MLOPS_SERVE_ADMIN_TOKEN", ""),
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         waiting=Bounds(deadline_s=args.swap_deadline),

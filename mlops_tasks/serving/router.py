@@ -1,38 +1,158 @@
-"""A decoded request to the model that answers it."""
+"""A decoded request to the model that answers it: champion, challenger, or both."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mlops_tasks.errors import PipelineError
+from mlops_tasks.serving.decoding import BadRequest
 from mlops_tasks.serving.predictions import Prediction
 
 if TYPE_CHECKING:
     from mlops_tasks.serve_specs import ChallengerSpec
-    from mlops_tasks.serving.predictions import Query, Scores
-    from mlops_tasks.serving.slot import LoadedModel, Slot
+    from mlops_tasks.serving.decoding import Arrays, Layout
+    from mlops_tasks.serving.predictions import Query, Recorder, Scores
+    from mlops_tasks.serving.slot import LoadedModel, Role, Slot
+    from mlops_tasks.serving.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 THREAD_ABOVE_ROWS = 64
 """Smaller batches are scored where they arrive: a thread's hand-over costs more than they do."""
+SHADOWS_AT_ONCE = 64
+"""More are dropped: a challenger that is slow must not take the champion's time."""
 
 
 class Router:
-    """Chooses who answers."""
+    """Chooses who answers.
 
-    def __init__(self, slot: Slot, spec: ChallengerSpec) -> None:
-        self._slot, self._spec = slot, spec
+    `canary`: a share of the entities, always the same ones, gets the challenger's answer, and the champion's if it fails.
+    `shadow`: the challenger scores what the champion answered, after the answer, for the log alone.
+    """
+
+    def __init__(self, slot: Slot, spec: ChallengerSpec, recorder: Recorder, telemetry: Telemetry) -> None:
+        self._slot, self._spec, self._recorder, self._telemetry = slot, spec, recorder, telemetry
+        self._shadows: set[asyncio.Task[None]] = set()
+        self.dropped = 0
+        """Shadows that were not scored since too many were under way."""
 
     async def answer(self, query: Query) -> Prediction:
         """Score a request."""
-        started = time.perf_counter()
-        scores = await score(query.layout_of, query)
-        return Prediction(query, query.layout_of, "champion", scores, time.time_ns(), time.perf_counter() - started)
+        challenger = self._slot.challenger
+        if query.pinned:
+            role: Role = "challenger" if query.layout_of is challenger else "champion"
+            return await predict(query.layout_of, role, query)
+        if challenger is None or self._spec.mode == "off":
+            return await predict(query.layout_of, "champion", query)
+        if self._spec.mode == "shadow":
+            prediction = await predict(query.layout_of, "champion", query)
+            self._shadow(challenger, query)
+            return prediction
+        if not is_chosen(query.entity, challenger.version, self._spec.percent):
+            return await predict(query.layout_of, "champion", query)
+        return await self._try(challenger, query)
+
+    async def drain(self) -> None:
+        """Wait until no shadow is under way."""
+        while self._shadows:
+            await asyncio.gather(*self._shadows, return_exceptions=True)
+
+    async def _try(self, challenger: LoadedModel, query: Query) -> Prediction:
+        """Let the challenger answer; if it can't, the champion does, and the log says why."""
+        try:
+            return await predict(challenger, "challenger", query)
+        except Exception as error:  # noqa: BLE001 - whatever a challenger does, the request is answered
+            fallback = why(error)
+        return await predict(query.layout_of, "champion", query, fallback=fallback)
+
+    def _shadow(self, challenger: LoadedModel, query: Query) -> None:
+        if len(self._shadows) >= SHADOWS_AT_ONCE:
+            self.dropped += 1
+            self._telemetry.dropped(1)
+            return
+        task = asyncio.get_running_loop().create_task(self._score_aside(challenger, query))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _score_aside(self, challenger: LoadedModel, query: Query) -> None:
+        """Score and log what nobody is given."""
+        await asyncio.sleep(0)  # the answer leaves first
+        try:
+            prediction = await predict(challenger, "challenger", query, shadow=True)
+        except Exception as error:  # noqa: BLE001 - a challenger's failure is what is to be found out
+            scores = np.full(len(_first(query.arrays)), np.nan, dtype=np.float32)
+            prediction = Prediction(
+                query, challenger, "challenger", scores, time.time_ns(), 0.0, fallback=why(error), shadow=True
+            )
+        self._telemetry.answered(prediction)
+        try:
+            self._recorder.record(prediction)
+        except BadRequest as error:  # the log is full, which the answer was told already if it matters
+            log.debug("a shadow is not logged: %s", error)
 
 
-async def score(model: LoadedModel, query: Query) -> Scores:
-    """Score a request's rows with one model."""
-    first = query.arrays[0] if query.arrays[0] is not None else query.arrays[1]
-    if first is not None and len(first) > THREAD_ABOVE_ROWS:
-        return await asyncio.to_thread(model.scorer.score_arrays, *query.arrays)
-    return model.scorer.score_arrays(*query.arrays)
+def is_chosen(entity: str, version: int, percent: float) -> bool:
+    """Tell whether an entity belongs to a version's canary: the same at every request, and with a greater share, too."""
+    digest = hashlib.blake2b(f"{version}\x1f{entity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < percent / 100 * 2**64
+
+
+async def predict(model: LoadedModel, role: Role, query: Query, *, fallback: str = "", shadow: bool = False) -> Prediction:
+    """Score a request's rows with one model.
+
+    Raises:
+        BadRequest: 503, the scores are no numbers; or a challenger has inputs that the request does not.
+
+    """
+    started = time.perf_counter()
+    arrays = query.arrays if model is query.layout_of else relaid(query.arrays, query.layout_of.layout, model.layout)
+    if len(_first(arrays)) > THREAD_ABOVE_ROWS:
+        scores = await asyncio.to_thread(model.scorer.score_arrays, *arrays)
+    else:
+        scores = model.scorer.score_arrays(*arrays)
+    if role == "challenger":
+        _require_numbers(scores)
+    return Prediction(query, model, role, scores, time.time_ns(), time.perf_counter() - started, fallback, shadow)
+
+
+def _first(arrays: Arrays) -> np.ndarray:
+    first = arrays[0] if arrays[0] is not None else arrays[1]
+    assert first is not None  # a model has inputs
+    return first
+
+
+def _require_numbers(scores: Scores) -> None:
+    if not np.isfinite(scores).all():
+        msg = "its scores are no finite numbers"
+        raise BadRequest(msg, 503)
+
+
+def relaid(arrays: Arrays, given: Layout, wanted: Layout) -> Arrays:
+    """Lay arrays of one model's columns out for another's. Raises: BadRequest: it has columns that the first has not."""
+    if given.numeric == wanted.numeric and given.categorical == wanted.categorical and given.null_token == wanted.null_token:
+        return arrays
+    missing = sorted(set(wanted.numeric) - set(given.numeric)) + sorted(set(wanted.categorical) - set(given.categorical))
+    if missing:
+        msg = f"it needs the columns {missing}, which requests don't give"
+        raise BadRequest(msg)
+    numeric = categorical = None
+    if wanted.numeric:
+        assert arrays[0] is not None  # it has these columns
+        numeric = np.ascontiguousarray(arrays[0][:, [given.numeric.index(name) for name in wanted.numeric]])
+    if wanted.categorical:
+        assert arrays[1] is not None  # likewise
+        categorical = arrays[1][:, [given.categorical.index(name) for name in wanted.categorical]]
+        if given.null_token != wanted.null_token:
+            categorical = np.where(categorical == given.null_token, wanted.null_token, categorical)
+    return numeric, categorical
+
+
+def why(error: Exception) -> str:
+    """Say in a few words why a challenger failed, without what a request holds."""
+    return str(error) if isinstance(error, BadRequest | PipelineError) else type(error).__name__

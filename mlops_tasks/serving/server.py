@@ -68,7 +68,7 @@ def serve(
 
     """
     say = json_line if settings.log_format == "json" else announce
-    tokens = Tokens(settings.tokens) if settings.tokens else None
+    tokens = Tokens(settings.tokens, settings.admin_token) if settings.tokens or settings.admin_token else None
     prepare = hasher(pipeline, environ)
     slot = Slot(pipeline.name)
     provider = open_tracer(pipeline.name) if is_wanted(environ) else None

@@ -25,6 +25,8 @@ class ServeSettings:
     """Where verified copies of versions lie."""
     tokens: Path | None = None
     """File of tokens; None: everybody may ask."""
+    admin_token: str = field(default="", repr=False)
+    """One more token, of those who may have a version loaded."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     waiting: Bounds = field(default_factory=Bounds)

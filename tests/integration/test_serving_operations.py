@@ -65,6 +65,9 @@ class Server:
         with self._log.open("wb") as log:
             command = [sys.executable, "-c", CODE, str(folder), json.dumps(settings)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | (environ or {}))
+
+    def wait(self) -> None:
+        """Wait until it serves."""
         wait_until(lambda: "version 1 serves" in self.said() or self.process.poll() is not None)
         assert "version 1 serves" in self.said(), self.said()
         self.address = self.said().split("serving shop on ", 1)[1].split()[0].rstrip('"}')
@@ -94,6 +97,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     def make(environ: dict[str, str] | None = None, **settings: object) -> Server:
         started.append(Server(tmp_path / str(len(started)), environ, **settings))
+        started[-1].wait()
         return started[-1]
 
     yield make
