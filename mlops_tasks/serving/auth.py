@@ -31,7 +31,7 @@ class Tokens:
     """The tokens of a file, read again when it changes: a new one is added, clients change over, the old one is removed.
 
     Each line is `<role> <token>` or `<role> sha256:<hex of the token's SHA-256>`; `#` begins a comment. What no token is for is
-    open to all, but for `admin`. Only hashes are kept in memory, and a lookup by hash tells nothing of the token by its duration.
+    open to all, but for `admin`. Only hashes are kept in memory; a lookup by hash tells nothing of the token by its duration.
     """
 
     def __init__(self, path: Path | None, admin: str = "") -> None:
