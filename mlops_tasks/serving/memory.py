@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -19,7 +19,7 @@ def free_bytes(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
 
     Cached pages of files count as free, since the kernel drops them first.
     """
-    return max(0, min(_host_free(proc), *_cgroup_free(cgroup)))
+    return max(0, min(_host_free(proc), *_cgroup_free(cgroup, proc)))
 
 
 def _host_free(proc: Path) -> int:
@@ -29,26 +29,59 @@ def _host_free(proc: Path) -> int:
     return UNLIMITED
 
 
-def _cgroup_free(root: Path) -> list[int]:
-    """Return what each version of the kernel's cgroups leaves; a container sees its own at the root."""
+def _cgroup_free(root: Path, proc: Path) -> list[int]:
+    """Return what this process's group leaves, with either version of the kernel's cgroups."""
+    groups = _groups(proc)
     found = []
-    for limit, usage, stat, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    for kind, base, limit, usage, cached in (
+        ("", root, "memory.max", "memory.current", "inactive_file"),
+        ("memory", root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
+        # A container sees its own group at the root, and may know it by a path that is the host's.
+        own = base / groups.get(kind, "")
+        place = own if (own / limit).exists() else base
         with suppress(OSError, ValueError):  # no such version, or "max": no limit
-            most = int((root / limit).read_text(encoding="ascii"))
-            rows = dict(line.split() for line in (root / stat).read_text(encoding="ascii").splitlines())
+            most = int((place / limit).read_text(encoding="ascii"))
+            rows = dict(line.split() for line in (place / "memory.stat").read_text(encoding="ascii").splitlines())
             if most < UNLIMITED:
-                used = int((root / usage).read_text(encoding="ascii"))
+                used = int((place / usage).read_text(encoding="ascii"))
                 found.append(most - used + int(rows.get(cached, 0)))
     return found or [UNLIMITED]
 
 
-def resident_bytes(proc: Path = PROC) -> int:
-    """Return the physical memory that this process holds, without pages of files that are only mapped."""
-    resident, shared = (proc / "self" / "statm").read_text(encoding="ascii").split()[1:3]
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+def _groups(proc: Path) -> dict[str, str]:
+    """Return controller -> path of this process's group; the newer version's has no controller."""
+    with suppress(OSError):
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+        return {
+            name: path.lstrip("/") for _, names, path in (line.split(":", 2) for line in lines) for name in names.split(",")
+        }
+    return {}
+
+
+class Peak:
+    """The most physical memory that this process held at once while `with` lasted, beyond what it held at its beginning."""
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self._own = proc / "self"
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        """Begin; the kernel forgets an earlier peak (proc(5), clear_refs), where it may be told to."""
+        with suppress(OSError):
+            (self._own / "clear_refs").write_text("5", encoding="ascii")
+        self._before = self._status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self.bytes = max(0, self._status("VmHWM") - self._before)
+
+    def _status(self, name: str) -> int:
+        for line in (self._own / "status").read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        return 0
 
 
 def give_back() -> None:

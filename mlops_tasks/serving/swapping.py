@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.errors import ModelRejected
-from mlops_tasks.serving.memory import free_bytes, give_back, resident_bytes
+from mlops_tasks.serving.memory import Peak, free_bytes, give_back
 from mlops_tasks.serving.slot import load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
 
@@ -168,20 +168,21 @@ class Swapper:
 
     async def _load(self, version: Version) -> LoadedModel:
         """Load in a thread, so that requests go on; measure what it takes."""
-        size, held, started = max(_size(version.folder), 1), resident_bytes(), time.perf_counter()
-        loaded = await asyncio.to_thread(
-            load_folder,
-            version.folder,
-            self._slot.name,
-            version.number,
-            tags=version.tags,
-            promotion=version.promotion,
-            threads=self._threads,
-        )
+        size, started = max(_size(version.folder), 1), time.perf_counter()
+        with Peak() as peak:
+            loaded = await asyncio.to_thread(
+                load_folder,
+                version.folder,
+                self._slot.name,
+                version.number,
+                tags=version.tags,
+                promotion=version.promotion,
+                threads=self._threads,
+            )
         self._seconds_per_byte = (time.perf_counter() - started) / size
         if size >= MEASURED_FROM:
-            # A load into memory that was freed before grows nothing: never less than the weights themselves.
-            self._growth = max((resident_bytes() - held) / size, 1.0)
+            # Never less than the weights themselves, of which some may have gone into memory that was free already.
+            self._growth = max(peak.bytes / size, 1.0)
         return loaded
 
     def _beside(self, version: Version, needed: int, free: int) -> str:

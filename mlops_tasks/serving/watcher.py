@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mlops_tasks.ports import ModelRegistry
     from mlops_tasks.serving.copies import Copies
-    from mlops_tasks.serving.slot import LoadedModel, Role, Slot
+    from mlops_tasks.serving.slot import Role, Slot
     from mlops_tasks.serving.swapping import Swapped, Swapper
     from mlops_tasks.serving.telemetry import Telemetry
 
@@ -109,8 +109,7 @@ class Watcher:
         """Look now, and say whether a version (None: whichever the registry names) serves under a role."""
         self._swaps.pop(role, None)
         answered = await self.look()
-        model, swapped = self._of(role), self._swaps.get(role)
-        serving = None if model is None else model.version
+        serving, swapped = self._number(role), self._swaps.get(role)
         outcome = LoadOutcome(serving, role, swapped.mode if swapped else "", swapped.pause_s if swapped else 0.0)
         if serving is not None and version in {None, serving}:
             return outcome
@@ -150,14 +149,14 @@ class Watcher:
 
     async def _follow_role(self, role: Role, version: int) -> None:
         """Let a version serve under a role, unless it does or was refused: its files don't change."""
-        model, refused = self._of(role), self._refused.get(role)
-        if model is not None and model.version == version:
+        refused = self._refused.get(role)
+        if self._number(role) == version:
             self._refused.pop(role, None)
         elif refused is None or refused[0] != version:
             await self._take(role, version)
 
     async def _take(self, role: Role, number: int) -> None:
-        slot, before = self._slot, self._of(role)
+        slot, before = self._slot, self._number(role)
         try:
             version = await asyncio.to_thread(self._copies.fetch, number, role)
             if role == CHAMPION and slot.challenger is not None and slot.challenger.version == number:
@@ -170,7 +169,7 @@ class Watcher:
             return
         self._refused.pop(role, None)
         self._swaps[role], self._serving[role] = swapped, version
-        self._announce(f"model {slot.name}: version {number} {DOES[role]}" + (f" after {before.version}" if before else ""))
+        self._announce(f"model {slot.name}: version {number} {DOES[role]}" + (f" after {before}" if before else ""))
         await asyncio.to_thread(self._copies.remember, dict(self._serving))
 
     async def _resume(self, error: RegistryUnavailable) -> None:
@@ -191,8 +190,10 @@ class Watcher:
         self._serving[role] = version
         self._announce(f"model {self._slot.name}: version {version.number} {DOES[role]} again, from its copy on this disk")
 
-    def _of(self, role: Role) -> LoadedModel | None:
-        return self._slot.model if role == CHAMPION else self._slot.challenger
+    def _number(self, role: Role) -> int | None:
+        """Return the version that serves; never the model, which a swap in its only slot must be able to release."""
+        model = self._slot.model if role == CHAMPION else self._slot.challenger
+        return None if model is None else model.version
 
     def _report(self, problem: str) -> None:
         """Say a problem when it begins, not at every look."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlops_tasks.serving.memory import free_bytes, give_back, resident_bytes
+from mlops_tasks.serving.memory import Peak, free_bytes, give_back
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +48,24 @@ def test_the_older_kernels_cgroups_are_read_too(tmp_path: Path) -> None:
     assert free_bytes(root.parent, host(tmp_path, 9000)) == 160 * MB
 
 
-def test_what_this_process_holds_grows_and_shrinks_with_what_it_keeps() -> None:
-    before = resident_bytes()
-    kept = np.ones(64 * MB // 8)
-    grown = resident_bytes() - before
-    del kept
-    give_back()
-    assert 60 * MB < grown < 80 * MB
-    assert resident_bytes() - before < 10 * MB
+def test_the_own_group_counts_where_it_is_not_the_root(tmp_path: Path) -> None:
+    proc, root = host(tmp_path, 9000), group(tmp_path, "max", 1, 1)
+    (proc / "self").mkdir()
+    (proc / "self" / "cgroup").write_text("3:cpu,cpuacct:/x\n0::/system.slice/serve.service\n", encoding="utf-8")
+    own = root / "system.slice" / "serve.service"
+    own.mkdir(parents=True)
+    for name, text in (("memory.max", 300 * MB), ("memory.current", 100 * MB), ("memory.stat", f"inactive_file {MB}")):
+        (own / name).write_text(str(text), encoding="ascii")
+    assert free_bytes(root, proc) == 201 * MB
+
+
+def test_the_peak_is_what_was_held_at_once_beyond_the_beginning() -> None:
+    with Peak() as peak:
+        kept = np.ones(64 * MB // 8)
+        del kept
+        give_back()
+    assert 60 * MB < peak.bytes < 80 * MB
+    with Peak() as less:
+        kept = np.ones(16 * MB // 8)
+        del kept
+    assert less.bytes < 30 * MB

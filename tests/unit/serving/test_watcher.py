@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mlops_tasks.errors import RegistryUnavailable
 from mlops_tasks.serving.copies import Copies
 from mlops_tasks.serving.gate import Gate
-from mlops_tasks.serving.slot import Slot
+from mlops_tasks.serving.slot import Slot, load_folder
 from mlops_tasks.serving.swapping import Swapper
 from mlops_tasks.serving.watcher import Watcher
 from mlops_tasks.specs import DeploySpec
@@ -20,7 +21,8 @@ from tests.judged_models import make_verdict
 if TYPE_CHECKING:
     from mlops_tasks.artifacts import Candidate, Verdict
     from mlops_tasks.ports import Ports
-    from mlops_tasks.serving.slot import Role
+    from mlops_tasks.serve_specs import SwapMode
+    from mlops_tasks.serving.slot import LoadedModel, Role
     from mlops_tasks.serving.watcher import LoadOutcome
 
 
@@ -37,10 +39,12 @@ class Flaky(FakeRegistry):
 class Following:
     """A watcher, its slot, and what it announced."""
 
-    def __init__(self, ports: Ports, copies: Path, *, trial: bool = False, version: int | None = None) -> None:
+    def __init__(
+        self, ports: Ports, copies: Path, *, trial: bool = False, version: int | None = None, swap: SwapMode = "auto"
+    ) -> None:
         self.ports, self.said = ports, list[str]()
         self.slot = Slot("shop")
-        swapper = Swapper(self.slot, Gate(), announce=self.said.append)
+        swapper = Swapper(self.slot, Gate(), mode=swap, announce=self.said.append)
         known = Copies(copies, "shop", ports.registry)
         self.watcher = Watcher(
             ports.registry, self.slot, swapper, known, poll_s=1, trial=trial, version=version, announce=self.said.append
@@ -132,6 +136,25 @@ def test_starts_from_its_copy_when_the_registry_is_down_and_reconciles_later(
     again.deploy(60)
     assert again.look() == 2
     assert again.slot.problem == ""
+
+
+def test_in_a_single_slot_nothing_holds_the_old_model_while_the_new_one_is_loaded(
+    registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = Following(make_ports(tmp_path, registry=registry), tmp_path / "copies", swap="single-slot")
+    following.deploy(30)
+    following.look()
+    assert following.slot.model is not None
+    old, seen = weakref.ref(following.slot.model), list[object]()
+
+    def load(*args: Any, **more: Any) -> LoadedModel:
+        seen.append(old())
+        return load_folder(*args, **more)
+
+    monkeypatch.setattr("mlops_tasks.serving.swapping.load_folder", load)
+    following.deploy(60)
+    assert following.look() == 2
+    assert seen == [None]
 
 
 def test_without_a_copy_it_waits_for_the_registry(registry: Flaky, tmp_path: Path) -> None:
