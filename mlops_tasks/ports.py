@@ -124,8 +124,11 @@ class ModelRegistry(Protocol):
     def promote(self, name: str, alias: str, version: int, *, expected: int | None, reason: str, who: str) -> None:
         """Move an alias if it still names `expected`; write the ledger. Raises: RegistryUnavailable, ModelRejected (a race)."""
 
+    def retire(self, name: str, alias: str, *, expected: int, reason: str, who: str) -> None:
+        """Take an alias away, as `promote` moves it. Raises: RegistryUnavailable, ModelRejected (a race)."""
+
     def history(self, name: str) -> list[dict[str, str]]:
-        """Return the promotions, oldest first: at, alias, from, to, reason, who."""
+        """Return the promotions, oldest first: at, alias, from, to (empty: taken away), reason, who."""
 
     def deployment(self, name: str, version: int) -> Deployment:
         """Return the deployment record of a version. Raises: KeyError."""
@@ -262,6 +265,8 @@ class RunContext:
     """Who is asked about the pipeline, for reports and model cards."""
     resources: Resources = field(default_factory=Resources)
     """What the pipeline grants the stage: GPUs and limits. Part of no cache key."""
+    trial: bool = False
+    """Whether a model is tried on live traffic, as challenger, before it becomes champion. Part of no cache key."""
 
 
 @dataclass(frozen=True)

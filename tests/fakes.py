@@ -138,6 +138,14 @@ class FakeRegistry:
         self.ledger.append({**entry, "reason": reason, "who": who})
         self.named[name, alias] = version
 
+    def retire(self, name: str, alias: str, *, expected: int, reason: str, who: str) -> None:
+        if self.alias(name, alias) != expected:
+            msg = f"alias {alias!r} of {name} moved meanwhile"
+            raise ModelRejected(msg)
+        entry = {"at": NOW.isoformat(), "alias": alias, "from": str(expected), "to": ""}
+        self.ledger.append({**entry, "reason": reason, "who": who})
+        del self.named[name, alias]
+
     def history(self, name: str) -> list[dict[str, str]]:
         del name
         return list(self.ledger)

@@ -38,9 +38,9 @@ class Entry:
         return self.fields["alias"]
 
     @property
-    def to(self) -> int:
-        """The version that it names since."""
-        return int(self.fields["to"])
+    def to(self) -> int | None:
+        """The version that it names since; None: it was taken away."""
+        return int(self.fields["to"] or 0) or None
 
 
 def entries(params: Mapping[str, str]) -> list[Entry]:
@@ -59,7 +59,7 @@ def is_settled(entry: Entry, tags: Mapping[str, str]) -> bool:
 
 
 def append(
-    client: Any, run_id: str, after: int, *, alias: str, moved: tuple[int | None, int], reason: str, who: str
+    client: Any, run_id: str, after: int, *, alias: str, moved: tuple[int | None, int | None], reason: str, who: str
 ) -> int | None:
     """Write the entry that follows `after`; return its number, None if another process wrote it first."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
@@ -69,7 +69,7 @@ def append(
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "alias": alias,
         "from": "" if source is None else str(source),
-        "to": str(target),
+        "to": "" if target is None else str(target),
         "reason": reason[:MAX_TEXT],
         "who": who[:MAX_TEXT],
         # Two writers of the same move at the same moment must differ, or MLflow takes both.

@@ -168,6 +168,13 @@ class MlflowRegistry:
         if all(row.version != version for row in self._reader.versions(name)):
             msg = f"model {name}: there is no version {version}; `mlops models {name}` lists what there is"
             raise ModelRejected(msg)
+        self._move(name, alias, version, expected=expected, reason=reason, who=who)
+
+    def retire(self, name: str, alias: str, *, expected: int, reason: str, who: str) -> None:
+        """Take an alias away if it still names `expected`; write the ledger."""
+        self._move(name, alias, None, expected=expected, reason=reason, who=who)
+
+    def _move(self, name: str, alias: str, version: int | None, *, expected: int | None, reason: str, who: str) -> None:
         client = self._client
         with reaching(self._uri, f"moving {alias} of {name}"):
             run_id = self._ensure_model(name)
@@ -195,7 +202,10 @@ class MlflowRegistry:
             if entry is None or settled:
                 return entries[-1].number if entries else 0
             try:
-                self._client.set_registered_model_alias(name, alias, str(entry.to))
+                if entry.to is None:
+                    self._client.delete_registered_model_alias(name, alias)
+                else:
+                    self._client.set_registered_model_alias(name, alias, str(entry.to))
                 latest = self._ledger(run_id, alias)[1]
                 if latest is not None and latest.number == entry.number:
                     ledger_of.settle(self._client, run_id, entry)

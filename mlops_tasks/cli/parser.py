@@ -25,8 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_serve(commands)
     _add_ship(commands)
+    _add_render(commands)
     _add_models(commands)
     _add_rollback(commands)
+    _add_rollout(commands)
     _add_spark(commands)
     return parser
 
@@ -187,6 +189,40 @@ def _add_ship(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _
     command.add_argument("--attached", action="store_true", help="end when standard input does, with all shipped")
 
 
+def _add_render(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "render",
+        "Write the manifests that run a pipeline's server elsewhere; secrets are referred to, never written.",
+        "mlops render kubernetes nyc_flights --registry-uri http://mlflow:5000 --store s3://bucket/mlops > server.yaml",
+        "mlops render kubernetes nyc_flights --namespace models --replicas 3 --cpu 2 --memory 4Gi --output manifests/",
+        "mlops render kubernetes nyc_flights --kserve --version 7 --canary-percent 10",
+    )
+    command.add_argument("target", choices=("kubernetes",), metavar="kubernetes", help="for what")
+    _add_name(command)
+    texts = {
+        "--image": ("IMAGE", "default MLOPS_IMAGE_SERVE, else mlops-tasks/serve:latest"),
+        "--registry-uri": ("URL", "MLflow as pods reach it (default MLFLOW_TRACKING_URI)"),
+        "--store": ("URI", "s3://bucket/prefix, for the request log (default MLOPS_STORE)"),
+        "--store-endpoint": ("URL", "of an S3 that is not Amazon's (default AWS_ENDPOINT_URL)"),
+        "--otlp-endpoint": ("URL", "of an OpenTelemetry collector (default OTEL_EXPORTER_OTLP_ENDPOINT)"),
+        "--cpu": ("CORES", "requested by a pod, e.g. 500m (default resources.deploy.cpus, else 1)"),
+        "--memory": ("SIZE", "requested and limit, e.g. 2Gi (default resources.deploy.memory, else 1Gi)"),
+        "--log-claim": ("NAME", "a PersistentVolumeClaim for the request log; default a folder that goes with the pod"),
+        "--output": ("PATH", "a file, or a folder for NAME.yaml; default standard output"),
+    }
+    for option, (value, what) in texts.items():
+        command.add_argument(option, default="", metavar=value, help=what)
+    command.add_argument("--namespace", default="default", help="default `default`")
+    command.add_argument("--copies", default="4Gi", metavar="SIZE", help="disk for copies of versions (default 4Gi)")
+    command.add_argument("--replicas", type=int, default=2, metavar="N", help="fewest pods (default 2)")
+    command.add_argument("--max-replicas", type=int, metavar="N", help="most pods (default three times --replicas)")
+    command.add_argument("--no-tokens", action="store_true", help="let everybody ask who reaches the port")
+    command.add_argument("--version", type=int, metavar="N", help="serve this version and follow no alias")
+    command.add_argument("--kserve", action="store_true", help="an InferenceService of --version, else of the champion of now")
+    command.add_argument("--canary-percent", type=int, metavar="N", help="KServe's share of the traffic for this version")
+
+
 def _add_models(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
     command = _command(commands, "models", "List versions, aliases and promotions.", "mlops models nyc_flights")
     _add_name(command)
@@ -203,6 +239,18 @@ def _add_rollback(commands: _Commands) -> None:  # type: ignore[valid-type]  # s
     _add_name(command)
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the champion before the present one")
     command.add_argument("--reason", required=True, help="why, for the ledger")
+
+
+def _add_rollout(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
+    command = _command(
+        commands,
+        "rollout",
+        "Judge the challenger on trial by what it answered: promote, withdraw or wait.",
+        "mlops rollout nyc_flights",
+        "mlops rollout nyc_flights --settle",
+    )
+    _add_name(command)
+    command.add_argument("--settle", action="store_true", help="do what the rule says; without it, only say so")
 
 
 def _add_spark(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command

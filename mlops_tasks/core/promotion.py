@@ -55,6 +55,7 @@ def decide(
     intent: Intent,
     promote: Promote,
     withdrawn: bool = False,
+    trial: bool = False,
 ) -> Decision:
     """Decide which alias a candidate that passed its gate takes.
 
@@ -65,6 +66,7 @@ def decide(
         intent: why the run was started.
         promote: the run's or the pipeline's wish.
         withdrawn: somebody rolled back from this very version.
+        trial: models are tried on live traffic before they become champion; the first has none to be tried against.
 
     """
     if champion is not None and champion.version == candidate.version:
@@ -73,7 +75,7 @@ def decide(
         return Decision("none", f"a {intent} registers a model and never promotes it")
     if withdrawn:
         return Decision("none", "was rolled back from; only `mlops rollback --to` brings it back")
-    waits = _why_it_waits(candidate, champion, promote)
+    waits = _why_it_waits(candidate, champion, promote, trial=trial)
     if waits is None:
         return Decision(
             CHAMPION, "the first model" if champion is None else f"its training ends after version {champion.version}'s"
@@ -83,12 +85,14 @@ def decide(
     return Decision(CHALLENGER, waits)
 
 
-def _why_it_waits(candidate: Standing, champion: Standing | None, promote: Promote) -> str | None:
+def _why_it_waits(candidate: Standing, champion: Standing | None, promote: Promote, *, trial: bool) -> str | None:
     """Return why the candidate may not become champion by itself, or None."""
     if promote != "auto":
         return f"promote is {promote}: a person decides"
     if champion is not None and candidate.training_end <= champion.training_end:
         return f"its training does not end after that of version {champion.version}, the champion"
+    if trial and champion is not None:
+        return f"is tried on live traffic beside version {champion.version}, the champion"
     return None
 
 
@@ -115,6 +119,9 @@ def champion_before(history: Sequence[dict[str, str]], champion: int) -> int | N
     served = [entry for entry in history if entry["alias"] == CHAMPION]
     stack: list[int] = []
     for entry in served:
+        if not entry["to"]:
+            del stack[-1:]
+            continue
         version = int(entry["to"])
         if version in stack:  # a way back: what came after it is no longer beneath it
             del stack[stack.index(version) :]
@@ -153,18 +160,28 @@ def roll_back(registry: ModelRegistry, name: str, to: int | None = None, *, reas
     return _prove_and_move(registry, name, target, expected=champion, reason=f"{ROLLBACK}{reason}", who=who)
 
 
-def promote(registry: ModelRegistry, name: str, version: int, *, reason: str, who: str) -> Deployment:
-    """Make a version the champion because a person decided so, after it has loaded and repeated its golden rows.
+def promote(
+    registry: ModelRegistry, name: str, version: int, *, reason: str, who: str, instead_of: int | None = None
+) -> Deployment:
+    """Make a version the champion because a person or a rule decided so, after it has loaded and repeated its golden rows.
+
+    Args:
+        registry: where the model is registered.
+        name: the model's, that is the pipeline's, name.
+        version: the new champion.
+        reason: for the ledger.
+        who: likewise.
+        instead_of: the champion that the decision was about; None: whichever it is.
 
     Raises:
-        ModelRejected: there is no such version, or it does not pass its golden rows; nothing was moved.
+        ModelRejected: there is no such version, it fails its golden rows, or another is champion now; nothing was moved.
         RegistryUnavailable: the registry does not answer.
 
     """
     champion = registry.alias(name, CHAMPION)
     if champion == version:
         return deployment_of(registry, name, version)
-    return _prove_and_move(registry, name, version, expected=champion, reason=reason, who=who)
+    return _prove_and_move(registry, name, version, expected=instead_of or champion, reason=reason, who=who)
 
 
 def _prove_and_move(

@@ -101,6 +101,7 @@ class Runner:
             who=invocation.who,
             description=self.pipeline.description,
             owner=self.pipeline.owner,
+            trial=self.pipeline.serve.challenger.mode != "off",
             resources=self.pipeline.resources.get(invocation.stage, Resources()),  # type: ignore[call-overload]  # checked before
         )
 

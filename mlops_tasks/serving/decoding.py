@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,18 +13,25 @@ import orjson
 from mlops_tasks.core.scoring import category_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
     from mlops_tasks.core.scoring import ModelSignature
 
     Arrays = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.object_] | None]
+    Values = Sequence[Any] | npt.NDArray[Any]
+    """A column: JSON's values, or numbers that came as bytes."""
 
 TENSORS = frozenset({"numeric", "categorical"})
 _NUMBERS: frozenset[type] = frozenset({int, float, bool, type(None)})
 _TEXTS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
 _SHOWN = 5
+_SHOWN_CHARACTERS = 1000
+_NO_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(-?Infinity|NaN)\b', re.DOTALL)
+"""Texts, which are passed over, or what other writers of JSON make of numbers that JSON has not. Linear: each byte once."""
+_AS_JSON = {b"NaN": b"null", b"Infinity": b"1e308", b"-Infinity": b"-1e308"}
+"""1e308 is beyond float32, so infinite again."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +57,34 @@ class BadRequest(Exception):
     """A request that its sender must mend: an HTTP status and a sentence that says how."""
 
     def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= _SHOWN_CHARACTERS else f"{message[:_SHOWN_CHARACTERS]}...")
         self.status = status
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Parse a body that must be a JSON object. Raises: BadRequest."""
+    """Parse a body that must be a JSON object; NaN and Infinity, as pandas' users send them, are read. Raises: BadRequest."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        msg = f"the body is not valid JSON: {error}; send a JSON object"
-        raise BadRequest(msg) from error
+        value = _parse_non_finite(body, error)
     if not isinstance(value, dict):
         msg = f"the body must be a JSON object, got {kind_of(value)}"
         raise BadRequest(msg)
     return value
 
 
-def columns_to_arrays(columns: dict[str, Sequence[Any]], layout: Layout) -> Arrays:
+def _parse_non_finite(body: bytes, error: orjson.JSONDecodeError) -> object:
+    """Parse a body after NaN became null and Infinity a number of its sign that float32 can't hold."""
+    if b"NaN" in body or b"Infinity" in body:
+        try:
+            return orjson.loads(_NO_NUMBER.sub(lambda found: _AS_JSON[found[1]] if found[1] else found[0], body))
+        except orjson.JSONDecodeError as still:
+            error = still
+    msg = f"the body is not valid JSON: {error}; send a JSON object"
+    raise BadRequest(msg) from error
+
+
+def columns_to_arrays(columns: Mapping[str, Values], layout: Layout) -> Arrays:
     """Return columns of equal length as float32 [N, Fn] and texts [N, Fc]; null is a missing value.
 
     Raises:
@@ -105,23 +123,35 @@ def require_rows(rows: dict[str, int]) -> int:
     return count
 
 
-def numbers(names: Sequence[str], block: list[Sequence[Any]]) -> npt.NDArray[np.float32]:
-    """Return F columns of N numbers as float32 [N, F], checked and converted in one go."""
+def numbers(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
+    """Return F columns of N numbers as float32 [N, F], checked and converted in one go; beyond float32 is infinite."""
+    if any(isinstance(column, np.ndarray) for column in block):
+        return _numbers_by_column(names, block)
     if not _NUMBERS.issuperset(map(type, chain.from_iterable(block))):
         _refuse_cell(names, block, _NUMBERS, "a number")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which the model reads as missing
+    with np.errstate(over="ignore"):
         return np.array(block, dtype=np.float64).T.astype(np.float32, order="C")
 
 
-def texts(names: Sequence[str], block: list[Sequence[Any]], layout: Layout) -> npt.NDArray[np.object_]:
+def _numbers_by_column(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
+    """Return columns of which some came as bytes."""
+    made = np.empty((len(block[0]), len(block)), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN is a NaN
+        for at, (name, column) in enumerate(zip(names, block, strict=True)):
+            made[:, at] = column if isinstance(column, np.ndarray) else numbers([name], [column])[:, 0]
+    return made
+
+
+def texts(names: Sequence[str], block: Sequence[Values], layout: Layout) -> npt.NDArray[np.object_]:
     """Return F columns of N texts as objects [N, F]."""
-    cells = list(chain.from_iterable(block))
+    listed = [column.tolist() if isinstance(column, np.ndarray) else column for column in block]
+    cells = list(chain.from_iterable(listed))
     if not _TEXTS.issuperset(map(type, cells)):
-        _refuse_cell(names, block, _TEXTS, "a text")
+        _refuse_cell(names, listed, _TEXTS, "a text")
     return np.ascontiguousarray(category_texts(cells, layout.null_token).reshape(len(block), -1).T)
 
 
-def _refuse_cell(names: Sequence[str], block: list[Sequence[Any]], allowed: frozenset[type], wanted: str) -> NoReturn:
+def _refuse_cell(names: Sequence[str], block: Sequence[Values], allowed: frozenset[type], wanted: str) -> NoReturn:
     """Name the first cell of a wrong type."""
     cells = ((name, at, cell) for name, column in zip(names, block, strict=True) for at, cell in enumerate(column))
     name, at, cell = next(found for found in cells if type(found[2]) not in allowed)

@@ -12,13 +12,18 @@ from mlops_tasks.serving.tensors import flatten, whole_tensors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlops_tasks.serving.decoding import Arrays, Layout
+    from mlops_tasks.serving.decoding import Arrays, Layout, Values
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 def decode_frame(body: dict[str, Any], layout: Layout) -> Arrays:
-    """Read a body as MLflow's clients send it to `/invocations`. Raises: BadRequest."""
+    """Read a body as MLflow's clients send it to `/invocations`; other keys, such as `params`, say nothing to these models.
+
+    Raises:
+        BadRequest: the body is none of MLflow's, or its columns are not the model's.
+
+    """
     given = [name for name in FORMATS if name in body]
     if len(given) != 1:
         msg = f"the body must hold exactly one of {', '.join(FORMATS)}, got {', '.join(given) or 'none'}"
@@ -37,7 +42,7 @@ def decode_frame(body: dict[str, Any], layout: Layout) -> Arrays:
     return columns_to_arrays({name: flatten(cells) for name, cells in columns.items()}, layout)
 
 
-def _split_columns(value: object) -> dict[str, Sequence[Any]]:
+def _split_columns(value: object, what: str = "dataframe_split") -> dict[str, Sequence[Any]]:
     names = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(data, list):
@@ -45,10 +50,10 @@ def _split_columns(value: object) -> dict[str, Sequence[Any]]:
         raise BadRequest(msg)
     for at, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(names):
-            msg = f"dataframe_split.data: row {at} must be a list of {len(names)} values, one for each column"
+            msg = f"{what}: row {at} must be a list of {len(names)} values, one for each column"
             raise BadRequest(msg)
     if len(set(names)) != len(names):
-        msg = "dataframe_split.columns names a column twice"
+        msg = f"{what} names a column twice"
         raise BadRequest(msg)
     return dict(zip(names, zip(*data, strict=True), strict=True)) if data else {name: [] for name in names}
 
@@ -66,7 +71,7 @@ def _record_columns(kind: str, rows: list[Any], layout: Layout) -> dict[str, Seq
 
 def _nested_tensors(value: dict[str, Any], layout: Layout) -> Arrays:
     """Read `{"numeric": [[...]], "categorical": [[...]]}`."""
-    cells = {}
+    cells: dict[str, tuple[list[int], Values]] = {}
     for name, data in value.items():
         width = len(layout.numeric if name == "numeric" else layout.categorical)
         if not isinstance(data, list) or not all(isinstance(row, list) and len(row) == width for row in data):
@@ -87,7 +92,7 @@ def decode_csv(body: bytes, layout: Layout) -> Arrays:
     if not rows:
         msg = "the CSV is empty: send a header with the columns' names, then one line a row"
         raise BadRequest(msg)
-    columns = dict(_split_columns({"columns": rows[0], "data": rows[1:]}))
+    columns: dict[str, Sequence[Any]] = dict(_split_columns({"columns": rows[0], "data": rows[1:]}, "the CSV"))
     for name, cells in columns.items():
         if name in layout.numeric:
             columns[name] = [_csv_number(name, at, cell) for at, cell in enumerate(cells)]

@@ -74,6 +74,13 @@ class Gate:
                 waiter.set_result(None)
         self._report()
 
+    async def enter(self, size: int) -> None:
+        """Be inside until `leave`. Raises: BadRequest."""
+        if self.closed:
+            await self.wait(size)
+        else:
+            self.inside += 1
+
     async def wait(self, size: int) -> None:
         """Wait until the gate opens, then be inside. Raises: BadRequest."""
         self._require_room(size)
@@ -125,10 +132,7 @@ class Passage:
 
     async def __aenter__(self) -> None:
         """Go in. Raises: BadRequest."""
-        if self._gate.closed:
-            await self._gate.wait(self._size)
-        else:
-            self._gate.inside += 1
+        await self._gate.enter(self._size)
 
     async def __aexit__(self, *_: object) -> None:
         """Go out."""

@@ -84,5 +84,5 @@ def _requests(model: LoadedModel, address: str) -> str:
 
 
 def _links(model: LoadedModel) -> str:
-    paths = (f"/v2/models/{model.name}", "/v2/health/ready", "/v2/health/live", "/v2")
+    paths = ("/openapi.json", f"/v2/models/{model.name}", "/v2/health/ready", "/v2/health/live", "/v2")
     return "<ul>" + "".join(f'<li><a href="{escape(path)}">{escape(path)}</a></li>' for path in paths) + "</ul>"

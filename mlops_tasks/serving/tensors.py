@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
+from mlops_tasks.serving.binary import DTYPES, BinaryReader
 from mlops_tasks.serving.decoding import TENSORS, BadRequest, columns_to_arrays, numbers, require_rows, texts
 
 if TYPE_CHECKING:
-    from mlops_tasks.serving.decoding import Arrays, Layout
+    from mlops_tasks.serving.decoding import Arrays, Layout, Values
 
 TEXT_DATATYPE = "BYTES"
-DATATYPES = frozenset(
-    {"BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", TEXT_DATATYPE}
-)
+DATATYPES = frozenset({*DTYPES, "BF16", TEXT_DATATYPE})
+NO_BYTES = memoryview(b"")
+MAX_DIMENSIONS = 8
+"""More are nobody's tensor; each costs a pass over the data."""
 
 
-def decode_tensors(body: dict[str, Any], layout: Layout) -> Arrays:
+def decode_tensors(body: dict[str, Any], layout: Layout, binary: memoryview = NO_BYTES) -> Arrays:
     """Read an Open Inference Protocol v2 request: one tensor per column, or the tensors `numeric` and `categorical`.
+
+    Args:
+        body: the request's JSON.
+        layout: the model's columns.
+        binary: the bytes behind the JSON, for tensors that give `binary_data_size` and no data.
 
     Raises:
         BadRequest: a tensor is malformed, missing or unknown.
@@ -29,13 +37,15 @@ def decode_tensors(body: dict[str, Any], layout: Layout) -> Arrays:
     if not isinstance(tensors, list) or not tensors:
         msg = "inputs must be a list of tensors, each with name, shape, datatype and data"
         raise BadRequest(msg)
-    cells: dict[str, tuple[list[int], list[Any]]] = {}
+    cells: dict[str, tuple[list[int], Values]] = {}
+    reader = BinaryReader(binary)
     for tensor in tensors:
-        name, shape, data = _read_tensor(tensor, layout)
+        name, shape, data = _read_tensor(tensor, layout, reader)
         if name in cells:
             msg = f"inputs: tensor {name!r} is given twice"
             raise BadRequest(msg)
         cells[name] = (shape, data)
+    reader.require_end()
     if layout.whole and cells.keys() <= TENSORS:
         return whole_tensors(cells, layout)
     for name, (shape, _) in cells.items():
@@ -45,25 +55,36 @@ def decode_tensors(body: dict[str, Any], layout: Layout) -> Arrays:
     return columns_to_arrays({name: data for name, (_, data) in cells.items()}, layout)
 
 
-def _read_tensor(tensor: object, layout: Layout) -> tuple[str, list[int], list[Any]]:
+def _read_tensor(tensor: object, layout: Layout, reader: BinaryReader) -> tuple[str, list[int], Values]:
     """Check one tensor's form; return its name, shape and flat data."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         msg = "inputs: each tensor must be an object with name, shape, datatype and data"
         raise BadRequest(msg)
-    name, shape, data = tensor["name"], tensor.get("shape"), tensor.get("data")
-    _check_datatype(name, tensor.get("datatype"), layout)
+    name, shape, datatype = tensor["name"], tensor.get("shape"), tensor.get("datatype")
+    _check_datatype(name, datatype, layout)
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
         msg = f"inputs: tensor {name!r} needs a shape such as [1], got {_shown(shape)}"
         raise BadRequest(msg)
+    if len(shape) > MAX_DIMENSIONS:
+        msg = f"inputs: tensor {name!r} must have shape [rows] or [rows, columns], got {len(shape)} dimensions"
+        raise BadRequest(msg)
+    count = math.prod(shape)
+    parameters = tensor.get("parameters")
+    if isinstance(parameters, dict) and "binary_data_size" in parameters:
+        return name, shape, reader.read(name, str(datatype), parameters["binary_data_size"], count)
+    return name, shape, _listed(name, shape, tensor.get("data"), count)
+
+
+def _listed(name: str, shape: list[int], data: object, count: int) -> list[Any]:
+    """Return data given as a list, flat."""
     if not isinstance(data, list):
-        msg = f"inputs: tensor {name!r} needs data, a list; binary data is not read"
+        msg = f"inputs: tensor {name!r} needs data, a list, or parameters.binary_data_size and its bytes behind the JSON"
         raise BadRequest(msg)
-    flat = flatten(data) if len(shape) > 1 else data
-    size = math.prod(shape)
-    if len(flat) != size:
-        msg = f"inputs: tensor {name!r} has shape {shape}, which is {size} values, but data holds {len(flat)}"
+    flat = flatten(data, len(shape)) if len(shape) > 1 else data
+    if len(flat) != count:
+        msg = f"inputs: tensor {name!r} has shape {shape}, which is {count} values, but data holds {len(flat)}"
         raise BadRequest(msg)
-    return name, shape, flat
+    return flat
 
 
 def _check_datatype(name: str, datatype: object, layout: Layout) -> None:
@@ -79,14 +100,16 @@ def _shown(value: object) -> str:
     return orjson.dumps(value).decode()[:100]
 
 
-def flatten(data: list[Any]) -> list[Any]:
-    """Flatten nested lists; JSON's own nesting limit ends it."""
-    while list in set(map(type, data)):
+def flatten(data: list[Any], depth: int = MAX_DIMENSIONS) -> list[Any]:
+    """Flatten lists nested up to `depth` deep; deeper ones stay, and are refused as cells."""
+    for _ in range(depth):
+        if list not in set(map(type, data)):
+            break
         data = [cell for row in data for cell in (row if type(row) is list else (row,))]
     return data
 
 
-def whole_tensors(cells: dict[str, tuple[list[int], list[Any]]], layout: Layout) -> Arrays:
+def whole_tensors(cells: dict[str, tuple[list[int], Values]], layout: Layout) -> Arrays:
     """Read the model's own two tensors."""
     rows = {name: shape[0] for name, (shape, _) in cells.items()}
     for name, columns in (("numeric", layout.numeric), ("categorical", layout.categorical)):
@@ -100,13 +123,16 @@ def whole_tensors(cells: dict[str, tuple[list[int], list[Any]]], layout: Layout)
     return _blocks(layout, {name: data for name, (_, data) in cells.items()})
 
 
-def _blocks(layout: Layout, flat: dict[str, list[Any]]) -> Arrays:
+def _blocks(layout: Layout, flat: dict[str, Values]) -> Arrays:
     """Cut the two tensors' flat values into columns, so that messages name column and row."""
     numeric = categorical = None
     if layout.numeric:
-        width = len(layout.numeric)
-        numeric = numbers(layout.numeric, [flat["numeric"][at::width] for at in range(width)])
+        width, cells = len(layout.numeric), flat["numeric"]
+        if isinstance(cells, np.ndarray) and cells.dtype == np.float32:
+            numeric = np.require(cells.reshape(-1, width), requirements=["ALIGNED", "C_CONTIGUOUS"])
+        else:
+            numeric = numbers(layout.numeric, [cells[at::width] for at in range(width)])
     if layout.categorical:
-        width = len(layout.categorical)
-        categorical = texts(layout.categorical, [flat["categorical"][at::width] for at in range(width)], layout)
+        width, cells = len(layout.categorical), flat["categorical"]
+        categorical = texts(layout.categorical, [cells[at::width] for at in range(width)], layout)
     return numeric, categorical

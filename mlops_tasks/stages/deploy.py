@@ -121,6 +121,7 @@ def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[Fi
             intent=ports.run.intent,
             promote=spec.promote,
             withdrawn=is_withdrawn(registry.history(name), version),
+            trial=ports.run.trial,
         )
         deployment = _deployment(version, candidate, refs, decision, ports)
         # Before the alias moves: whoever follows an alias finds the record of what it names.
@@ -150,27 +151,37 @@ def _take(decision: Decision, version: int, held: Standing | None, ports: Ports)
 
 
 def _require_served(decision: Decision, version: int, before: Standing | None, ports: Ports) -> None:
-    """Wait until the known servers serve the new champion; give the alias back if one does not.
+    """Wait until the known servers serve the version under its alias; give the alias back if one does not.
 
     Raises:
         ModelRejected: naming each server and what it says.
 
     """
-    if decision.alias != CHAMPION:
+    if decision.alias == "none" or (decision.alias == CHALLENGER and not ports.run.trial):
         return
-    name, servers = ports.run.pipeline, ports.servers
-    problems = [f"{answer.server}: {answer.problem}" for answer in servers.load(name, version) if answer.problem]
-    if not problems:
+    name = ports.run.pipeline
+    answers = ports.servers.load(name, version, role=decision.alias)
+    said = "; ".join(f"{answer.server}: {answer.problem}" for answer in answers if answer.problem)
+    if not said:
         return
-    said = "; ".join(problems)
-    if before is None or before.version == version:
-        msg = f"model {name}: version {version}, the champion, is not served: {said}; mend the server or roll back"
+    if before is not None and before.version == version:
+        msg = f"model {name}: version {version}, the {decision.alias}, is not served: {said}; mend the server or roll back"
         raise ModelRejected(msg)
-    reason = f"{ROLLBACK}version {version} is not served: {said}"
-    ports.registry.promote(name, CHAMPION, before.version, expected=version, reason=reason, who=ports.run.who)
-    servers.load(name, before.version)
-    msg = f"model {name}: version {version} is not served, so version {before.version} is champion again: {said}"
+    now = _give_back(decision.alias, version, before, said, ports)
+    msg = f"model {name}: version {version} is not served, so {now} is {decision.alias} again: {said}"
     raise ModelRejected(msg)
+
+
+def _give_back(alias: str, version: int, before: Standing | None, said: str, ports: Ports) -> str:
+    """Move an alias back to what it named, and tell the servers; return what it names, in words."""
+    name, registry, reason = ports.run.pipeline, ports.registry, f"version {version} is not served: {said}"
+    if before is None:
+        # No rollback in the ledger's words: once the servers are mended, a run may give it the alias again.
+        registry.retire(name, alias, expected=version, reason=reason, who=ports.run.who)
+        return "no version"
+    registry.promote(name, alias, before.version, expected=version, reason=f"{ROLLBACK}{reason}", who=ports.run.who)
+    ports.servers.load(name, before.version, role=alias)
+    return f"version {before.version}"
 
 
 def _standing(ports: Ports, alias: str) -> Standing | None:

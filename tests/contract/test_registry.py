@@ -91,6 +91,18 @@ def test_promote_compares_and_swaps_and_writes_the_ledger(registry: ModelRegistr
     assert all(e.keys() == {"at", "alias", "from", "to", "reason", "who"} for e in registry.history(name))
 
 
+def test_retire_takes_an_alias_away_once_and_writes_the_ledger(registry: ModelRegistry, name: str, store: LocalStore) -> None:
+    register(registry, name, store, make_verdict(store))
+    registry.promote(name, "challenger", 1, expected=None, reason="try", who="ann")
+    with pytest.raises(ModelRejected):
+        registry.retire(name, "challenger", expected=2, reason="another", who="bob")
+    registry.retire(name, "challenger", expected=1, reason="worse", who="bob")
+    assert registry.alias(name, "challenger") is None
+    assert [(e["from"], e["to"], e["reason"]) for e in registry.history(name)] == [("", "1", "try"), ("1", "", "worse")]
+    registry.promote(name, "challenger", 1, expected=None, reason="once more", who="ann")
+    assert registry.alias(name, "challenger") == 1
+
+
 def test_promote_refuses_a_version_that_is_not_there(registry: ModelRegistry, name: str, store: LocalStore) -> None:
     register(registry, name, store, make_verdict(store))
     with pytest.raises(ModelRejected, match="there is no version 9"):

@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "no inputs": ({}, "inputs must be a list of tensors, each with name, shape, datatype and data"),
     "binary": (
         {"inputs": [{"name": "price", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}]},
-        "inputs: tensor 'price' needs data, a list; binary data is not read",
+        "inputs: tensor 'price' needs a binary_data_size of 0 to 0, the bytes that are left behind the JSON",
     ),
     "output": (
         tensors(COLUMNS) | {"outputs": [{"name": "y"}]},
@@ -194,7 +194,7 @@ def test_mistakes_in_tensors_are_said_in_a_sentence(client: TestClient, name: st
         ({"dataframe_records": {}}, "dataframe_records must be a list of objects, one a row, got an object"),
         (
             {"dataframe_split": {"columns": ["price"], "data": [[1], []]}},
-            "dataframe_split.data: row 1 must be a list of 1 values, one for each column",
+            "dataframe_split: row 1 must be a list of 1 values, one for each column",
         ),
         ({"dataframe_split": []}, 'dataframe_split must be an object such as {"columns": ["a", "b"], "data": [[1, 2]]}'),
         ({"instances": []}, "the request holds no rows: give at least one"),
