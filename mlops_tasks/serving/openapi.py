@@ -138,7 +138,7 @@ def _schemas(signature: ModelSignature) -> dict[str, Document]:
     }
     shape = _list({"type": "integer", "minimum": 0}, minItems=1, maxItems=2)
     form = {"datatype": {"enum": sorted(DATATYPES)}, "shape": shape, "parameters": PARAMETERS}
-    score: Document = {"type": "number"}
+    score: Document = NUMBER_OR_NULL  # a model may give no number for what it never saw; JSON has no NaN
     return {
         "Row": row,
         "Invocation": {"oneOf": [_object([name], **{name: schema}) | {"title": name} for name, schema in forms.items()]},
