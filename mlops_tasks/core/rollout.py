@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.stats import binom  # type: ignore[import-untyped]  # it ships no types
 
-from mlops_tasks.core.metrics import METRICS, Predictions, measure
+from mlops_tasks.core.metrics import METRICS, Predictions, prepare
 from mlops_tasks.core.request_log import FALLBACK, ID, LATENCY_MS, ROLE, SCORE, SHADOW, VERSION
 from mlops_tasks.core.scoring import category_text
 from mlops_tasks.durations import format_duration
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 Action = Literal["promote", "withdraw", "wait"]
-Z = 1.96
-"""Of the 95% confidence bound: a share is over its limit only if chance does not explain it."""
+CHANCE = 0.025
+"""A limit is broken only if what was seen would be rarer than this by chance, were it kept."""
+DRAWS = 400
+"""Resamples by which the chance of a difference on labelled rows is judged."""
 ENOUGH = 200
 """Rows of each side below which neither latencies nor distributions are compared."""
 PSI_BINS = 10
@@ -68,6 +71,8 @@ class Comparison:
     challenger: Side
     score_psi: float
     """Population stability index of the challenger's scores against the champion's; NaN while there are too few."""
+    worse_at_least: float
+    """By how much the challenger's metric is worse at least, chance taken off; NaN without labels on both sides."""
     age: timedelta
     """How long it is tried."""
 
@@ -99,7 +104,7 @@ def decide(spec: ChallengerSpec, seen: Comparison) -> Decision:
 def _broken(spec: ChallengerSpec, seen: Comparison) -> list[str]:
     """Return each limit that the challenger breaks."""
     mine, theirs, broken = seen.challenger, seen.champion, []
-    if mine.rows and wilson_lower(mine.failures, mine.rows) > spec.max_error_rate:
+    if mine.failures and chance_of(mine.failures, mine.rows, spec.max_error_rate) < CHANCE:
         broken.append(f"it failed in {mine.failures} of {mine.rows} rows, allowed is a share of {spec.max_error_rate:g}")
     if _comparable(seen):
         if mine.p95_ms > spec.max_latency_ratio * theirs.p95_ms:
@@ -109,7 +114,7 @@ def _broken(spec: ChallengerSpec, seen: Comparison) -> list[str]:
             broken.append(
                 f"its scores differ from the champion's by a PSI of {seen.score_psi:.3g}, allowed is {spec.max_score_psi:g}"
             )
-    if min(mine.labelled, theirs.labelled) >= max(spec.min_labelled, 1) and _worse_by(spec.metric, seen) > spec.tolerance:
+    if min(mine.labelled, theirs.labelled) >= max(spec.min_labelled, 1) and seen.worse_at_least > spec.tolerance:
         allowed = f"the champion has {theirs.metric:.4g}, tolerance is {spec.tolerance:g}"
         broken.append(f"its {spec.metric} is {mine.metric:.4g} on {mine.labelled} labelled rows, {allowed}")
     return broken
@@ -144,18 +149,9 @@ def _praise(spec: ChallengerSpec, seen: Comparison) -> str:
     return ", ".join(parts)
 
 
-def _worse_by(metric: str, seen: Comparison) -> float:
-    """Return by how much the challenger's metric is worse; negative when it is better."""
-    worse = seen.champion.metric - seen.challenger.metric
-    return worse if METRICS[metric].greater_is_better else -worse
-
-
-def wilson_lower(hits: int, rows: int) -> float:
-    """Return the lower bound of a share's 95% confidence interval (Wilson 1927, Probable inference)."""
-    share, z2 = hits / rows, Z * Z
-    middle = share + z2 / (2 * rows)
-    spread = Z * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows))
-    return max(0.0, (middle - spread) / (1 + z2 / rows))
+def chance_of(hits: int, rows: int, share: float) -> float:
+    """Return how probable as many hits or more are if each row has the chance `share` (the exact binomial test)."""
+    return float(binom.sf(hits - 1, rows, share))
 
 
 def compare(
@@ -183,6 +179,7 @@ def compare(
     failures = _failures(log, versions)
     truths = [_truth(rows, labels, signature) for rows in (champion, challenger)]
     judged = [_judge(truth, found, metric, signature) for truth, found in zip(truths, scores, strict=True)]
+    worse = _worse_at_least(judged[0].draws, judged[1].draws, greater_is_better=METRICS[metric].greater_is_better)
     sides = [
         _side(version, rows, found, failed, result)
         for version, rows, found, failed, result in zip(
@@ -190,12 +187,13 @@ def compare(
         )
     ]
     index = population_stability(_flat(scores[0]), _flat(scores[1])) if min(map(len, scores)) >= ENOUGH else math.nan
-    return Comparison(sides[0], sides[1], index, age)
+    return Comparison(sides[0], sides[1], index, worse, age)
 
 
 def _answers_of(log: pa.Table, version: int) -> pa.Table:
     """Return the rows that a version scored, each prediction once."""
     rows = log.filter(pc.and_(pc.equal(log[VERSION], version), _good(log)))
+    rows = rows.sort_by(ID)  # whatever the order of the log, the same figures
     first = pa.table({ID: rows[ID], "at": pa.array(np.arange(rows.num_rows))}).group_by(ID).aggregate([("at", "min")])
     return rows.take(first["at_min"].combine_chunks().sort())
 
@@ -230,16 +228,35 @@ def _truth(rows: pa.Table, labels: Mapping[str, object], signature: ModelSignatu
     return np.array([_index(labels.get(name), signature) for name in rows[ID].to_pylist()], dtype=np.float64)
 
 
-def _judge(truth: Floats, scores: Floats, metric: str, signature: ModelSignature) -> tuple[int, float]:
-    """Return how many rows have a label, and the metric on them; NaN without any."""
+@dataclass(frozen=True)
+class _Judged:
+    """A metric on labelled rows."""
+
+    rows: int
+    value: float
+    draws: Floats
+    """Its values on resamples of the rows; none without rows."""
+
+
+def _judge(truth: Floats, scores: Floats, metric: str, signature: ModelSignature) -> _Judged:
     known = ~np.isnan(truth)
-    if not known.any():
-        return 0, math.nan
-    predictions = Predictions(signature.task, truth[known], scores[known], signature.threshold or 0.5)
-    return int(known.sum()), measure(predictions, [metric]).get(metric, math.nan)
+    count = int(known.sum())
+    if not count:
+        return _Judged(0, math.nan, np.empty(0))
+    run = prepare(Predictions(signature.task, truth[known], scores[known], signature.threshold or 0.5), [metric])
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
+    return _Judged(count, float(run(np.ones((1, count)))[metric][0]), run(weights)[metric])
 
 
-def _side(version: int, rows: pa.Table, scores: Floats, failures: int, judged: tuple[int, float]) -> Side:
+def _worse_at_least(champion: Floats, challenger: Floats, *, greater_is_better: bool) -> float:
+    """Return the lower bound of how much worse the challenger is (Efron 1979, Bootstrap methods: percentile interval)."""
+    if not len(champion) or not len(challenger):
+        return math.nan
+    worse = champion - challenger if greater_is_better else challenger - champion
+    return float(np.nanquantile(worse, CHANCE))
+
+
+def _side(version: int, rows: pa.Table, scores: Floats, failures: int, judged: _Judged) -> Side:
     latencies = rows[LATENCY_MS].to_numpy()
     return Side(
         version=version,
@@ -247,8 +264,8 @@ def _side(version: int, rows: pa.Table, scores: Floats, failures: int, judged: t
         failures=failures,
         p95_ms=float(np.quantile(latencies, 0.95)) if len(latencies) else math.nan,
         mean_score=float(_flat(scores).mean()) if len(scores) else math.nan,
-        labelled=judged[0],
-        metric=judged[1],
+        labelled=judged.rows,
+        metric=judged.value,
     )
 
 

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from mlops_tasks.serve_specs import ChallengerSpec
+from mlops_tasks.serving.decoding import BadRequest, Layout
+from mlops_tasks.serving.predictions import Prediction, Query
+from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, relaid
+from mlops_tasks.serving.slot import LoadedModel, Slot, load_folder
+from mlops_tasks.serving.telemetry import NoTelemetry
+from tests.judged_models import write_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARRAYS = (np.array([[1.5, 2.0]], dtype=np.float32), np.array([["north"]], dtype=object))
+
+
+class Recorded:
+    """Keeps what is recorded; counts what is dropped."""
+
+    def __init__(self) -> None:
+        self.predictions: list[Prediction] = []
+
+    def record(self, prediction: Prediction) -> None:
+        self.predictions.append(prediction)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A model that fails, or gives what it is told to."""
+
+    signature: Any
+    gives: float | None = None
+
+    def score_arrays(self, *_: object) -> np.ndarray:
+        if self.gives is None:
+            msg = "out of order"
+            raise RuntimeError(msg)
+        return np.array([self.gives], dtype=np.float32)
+
+
+class Serving:
+    """A champion, a challenger and the router between them."""
+
+    def __init__(self, folder: Path, spec: ChallengerSpec) -> None:
+        self.models = []
+        for version in (1, 2):
+            write_model(folder / str(version), bias=version / 10)
+            self.models.append(load_folder(folder / str(version), "shop", version, tags={}, promotion={}))
+        self.slot, self.recorded = Slot("shop", self.models[0], self.models[1]), Recorded()
+        self.router = Router(self.slot, spec, self.recorded, NoTelemetry())
+
+    def query(self, entity: str = "somebody", *, pinned: LoadedModel | None = None) -> Query:
+        return Query(f"id-{entity}", entity, ARRAYS, pinned or self.models[0], pinned=pinned is not None)
+
+    def answer(self, query: Query) -> Prediction:
+        async def scenario() -> Prediction:
+            prediction = await self.router.answer(query)
+            await self.router.drain()
+            return prediction
+
+        return asyncio.run(scenario())
+
+    def break_challenger(self, gives: float | None = None) -> None:
+        challenger = self.models[1]
+        self.slot.challenger = replace(challenger, scorer=Broken(challenger.signature, gives))  # type: ignore[arg-type]  # stands for it
+
+
+def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=10))
+    entities = [f"entity-{at}" for at in range(2000)]
+    chosen = {entity for entity in entities if serving.answer(serving.query(entity)).role == "challenger"}
+    assert 150 < len(chosen) < 250  # 200 expected, four standard deviations of 13
+    again = {entity for entity in entities if serving.answer(serving.query(entity)).role == "challenger"}
+    assert again == chosen
+    assert chosen < {entity for entity in entities if is_chosen(entity, 2, 30)}
+    assert {entity for entity in entities if is_chosen(entity, 3, 10)} != chosen
+    assert all(is_chosen(entity, 2, 100) for entity in entities)
+
+
+@pytest.mark.parametrize(
+    ("gives", "why"), [(None, "RuntimeError"), (float("nan"), "its scores are no finite numbers")], ids=["raises", "nan"]
+)
+def test_where_the_challenger_fails_the_champion_answers(tmp_path: Path, gives: float | None, why: str) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=100))
+    expected = serving.answer(serving.query(pinned=serving.models[0])).scores
+    serving.break_challenger(gives)
+    prediction = serving.answer(serving.query())
+    assert (prediction.role, prediction.model.version, prediction.fallback) == ("champion", 1, why)
+    np.testing.assert_array_equal(prediction.scores, expected)
+
+
+def test_a_shadow_is_recorded_and_not_given(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
+    prediction = serving.answer(serving.query())
+    (shadow,) = serving.recorded.predictions
+    assert (prediction.role, prediction.shadow) == ("champion", False)
+    assert (shadow.role, shadow.shadow, shadow.model.version, shadow.fallback) == ("challenger", True, 2, "")
+    assert shadow.query.id == prediction.query.id
+    assert shadow.scores[0] != prediction.scores[0]
+
+
+def test_a_shadow_that_fails_is_recorded_as_such_and_disturbs_nobody(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
+    serving.break_challenger()
+    assert serving.answer(serving.query()).role == "champion"
+    (shadow,) = serving.recorded.predictions
+    assert (shadow.shadow, shadow.fallback) == (True, "RuntimeError")
+    assert np.isnan(shadow.scores).all()
+
+
+def test_shadows_that_pile_up_are_dropped(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
+
+    async def scenario() -> None:
+        for at in range(SHADOWS_AT_ONCE + 5):
+            await serving.router.answer(serving.query(str(at)))  # none of the shadows has had its turn
+        await serving.router.drain()
+
+    asyncio.run(scenario())
+    assert len(serving.recorded.predictions) + serving.router.dropped == SHADOWS_AT_ONCE + 5
+    assert len(serving.recorded.predictions) >= SHADOWS_AT_ONCE
+
+
+def test_a_request_that_names_a_version_gets_that_one(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=100))
+    for role, model in (("champion", serving.models[0]), ("challenger", serving.models[1])):
+        prediction = serving.answer(serving.query(pinned=model))
+        assert (prediction.role, prediction.model.version) == (role, model.version)
+
+
+def test_without_a_challenger_or_with_the_mode_off_the_champion_answers(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec())
+    assert serving.answer(serving.query()).model.version == 1
+    other = Serving(tmp_path / "other", ChallengerSpec(mode="canary", percent=100))
+    other.slot.challenger = None
+    assert other.answer(other.query()).model.version == 1
+
+
+def layout(numeric: tuple[str, ...], categorical: tuple[str, ...], null: str = "__null__") -> Layout:
+    return Layout(numeric, categorical, frozenset(numeric + categorical), null, whole=False)
+
+
+def test_columns_are_laid_out_for_another_model_by_their_names() -> None:
+    given = layout(("a", "b"), ("c", "d"))
+    arrays = (np.array([[1, 2]], dtype=np.float32), np.array([["x", "__null__"]], dtype=object))
+    numeric, categorical = relaid(arrays, given, layout(("b",), ("d", "c"), "<none>"))
+    assert numeric is not None
+    assert categorical is not None
+    assert (numeric.tolist(), categorical.tolist()) == ([[2.0]], [["<none>", "x"]])
+    assert relaid(arrays, given, given) is arrays
+    with pytest.raises(BadRequest, match=r"it needs the columns \['e'\], which requests don't give"):
+        relaid(arrays, given, layout(("a", "e"), ()))
