@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import BaseOperator
 
 from mlops_approval import ANSWER_WITHIN
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlops_tasks.specs import PipelineSpec
+
+
+APPROVE, REJECT = "Approve", "Reject"
 
 
 class _RolloutTask(BaseOperator):
@@ -62,13 +65,13 @@ class JudgeRollout(_RolloutTask):
         return judged
 
 
-class AskPromotion(ApprovalOperator):
+class AskPromotion(HITLOperator):
     """Waits for a person before a promotion, if the pipeline's `deploy.promote` is `ask`; skips itself otherwise."""
 
     def __init__(self, *, asks: str, **kwargs: Any) -> None:
         """Ask what `subject` says; no answer counts as no."""
         super().__init__(
-            body="", defaults=self.REJECT, response_timeout=ANSWER_WITHIN, retries=0, fail_on_reject=False, **kwargs
+            body="", options=[APPROVE, REJECT], defaults=REJECT, response_timeout=ANSWER_WITHIN, retries=0, **kwargs
         )
         self.asks, self.why = asks, ""
         self.on_skipped_callback = [say_why]
@@ -84,7 +87,7 @@ class AskPromotion(ApprovalOperator):
 
 
 class SettleRollout(_RolloutTask):
-    """Promotes or withdraws the challenger as it was judged, if nothing moved meanwhile."""
+    """Promotes or withdraws the challenger as it was judged, if nothing moved meanwhile; whom a person refused is withdrawn."""
 
     ui_color = "#e8fbea"
 
@@ -93,7 +96,10 @@ class SettleRollout(_RolloutTask):
         from mlops_tasks.runner.rollout import settle  # noqa: PLC0415 - heavy: only this task's process pays for it
 
         judged = context["ti"].xcom_pull(task_ids="judge")
-        who = facts_of(context).user or "airflow"
+        answer = context["ti"].xcom_pull(task_ids="approve") or {}
+        who = (answer.get("responded_by_user") or {}).get("name") or facts_of(context).user or "airflow"
+        if REJECT in answer.get("chosen_options", []):
+            judged = {**judged, "action": "withdraw", "reason": f"a person said no; the rule said: {judged['reason']}"}
         return self._told(lambda: settle(judged, who=who))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,6 +49,21 @@ def stages_of(dag: DAG) -> dict[str, Any]:
 
 def test_every_pipeline_has_its_four_dags(dags: dict[str, DAG]) -> None:
     assert set(dags) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "rollback")}
+
+
+def test_a_pipeline_that_tries_challengers_has_a_fifth_dag(folders: Path) -> None:
+    path = folders / NAME / "pipeline.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "\nserve: {challenger: {mode: canary, check: 30m}}\n", encoding="utf-8")
+    found, errors = parse(folders)
+    assert errors == {}
+    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "rollback", "rollout")}
+    dag = found[f"{NAME}.rollout"]
+    assert dag.schedule == timedelta(minutes=30)
+    assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
+        "judge": set(),
+        "approve": {"judge"},
+        "settle": {"judge", "approve"},
+    }
 
 
 @pytest.mark.parametrize(
