@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
@@ -103,8 +103,8 @@ class Endpoints:
         with self._parts.telemetry.stage("encode"):
             answer, length = encode_answer(prediction, wanted)
         if length is None:
-            return Reply(answer, **_headers(prediction))
-        return Reply(answer, BINARY_TYPE, inference_header_content_length=str(length), **_headers(prediction))
+            return Reply(answer, headers=_headers(prediction))
+        return Reply(answer, BINARY_TYPE, {"inference-header-content-length": str(length)} | _headers(prediction))
 
     async def invocations(self, call: Call) -> Reply:
         """Answer a request of MLflow's clients."""
@@ -118,7 +118,7 @@ class Endpoints:
         finally:
             self._parts.gate.leave()
         with self._parts.telemetry.stage("encode"):
-            return json_reply({"predictions": prediction.scores}, **_headers(prediction))
+            return json_reply({"predictions": prediction.scores}, _headers(prediction))
 
     async def repository(self, call: Call) -> Reply:
         """List what is loaded."""
@@ -159,7 +159,7 @@ class Endpoints:
 
     async def version(self, call: Call) -> Reply:
         """Return MLflow's version, which its clients ask for."""
-        return Reply(_installed("mlflow").encode(), TEXT_TYPE, x_request_id=call.id)
+        return Reply(_installed("mlflow").encode(), TEXT_TYPE, {"x-request-id": call.id})
 
     async def openapi(self, call: Call) -> Reply:
         """Return the OpenAPI document of the model that serves."""
@@ -168,20 +168,15 @@ class Endpoints:
     async def index(self, call: Call) -> Reply:
         """Show people what serves."""
         address = str(Request(call.scope).base_url).rstrip("/")
-        return Reply(index_page(self._slot, address).encode(), HTML_TYPE, x_request_id=call.id)
+        return Reply(index_page(self._slot, address).encode(), HTML_TYPE, {"x-request-id": call.id})
 
 
 def _plain(call: Call, value: Any) -> Reply:
-    return json_reply(value, x_request_id=call.id)
+    return json_reply(value, {"x-request-id": call.id})
 
 
-class _Headers(TypedDict):
-    x_request_id: str
-    x_model_version: str
-
-
-def _headers(prediction: Prediction) -> _Headers:
-    return {"x_request_id": prediction.query.id, "x_model_version": str(prediction.model.version)}
+def _headers(prediction: Prediction) -> dict[str, str]:
+    return {"x-request-id": prediction.query.id, "x-model-version": str(prediction.model.version)}
 
 
 def _id(given: object, call: Call) -> str:

@@ -92,13 +92,15 @@ class Reply:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, body: bytes, media_type: str = JSON_TYPE, *, status: int = 200, **headers: str) -> None:
-        """Make an answer; `headers` are written with dashes for underscores."""
+    def __init__(
+        self, body: bytes, media_type: str = JSON_TYPE, headers: dict[str, str] | None = None, status: int = 200
+    ) -> None:
+        """Make an answer with headers beside its type and length."""
         self.body, self.status = body, status
         self.headers = [
             (b"content-type", media_type.encode("latin-1")),
             (b"content-length", b"%d" % len(body)),
-            *((name.replace("_", "-").encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()),
         ]
 
     async def send(self, send: Send) -> None:
@@ -107,18 +109,18 @@ class Reply:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def json_reply(value: Any, *, status: int = 200, **headers: str) -> Reply:
+def json_reply(value: Any, headers: dict[str, str], status: int = 200) -> Reply:
     """Return a JSON answer; numpy's arrays are written without a detour over lists."""
-    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status=status, **headers)
+    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), headers=headers, status=status)
 
 
-def refusal(path: str, request_id: str, message: str, status: int, **headers: str) -> Reply:
+def refusal(path: str, request_id: str, message: str, status: int) -> Reply:
     """Say what went wrong in the shape that the called protocol has."""
     message = message.encode(errors="replace").decode()
     body = {"error": message}
     if path == INVOCATIONS:
         body = {"error_code": _MLFLOW_CODES.get(status, "BAD_REQUEST"), "message": message}
-    return json_reply(body, status=status, x_request_id=request_id, **headers)
+    return json_reply(body, {"x-request-id": request_id}, status)
 
 
 class Endpoint:

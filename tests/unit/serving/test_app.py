@@ -170,6 +170,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         {"inputs": [{"name": "price", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}]},
         "inputs: tensor 'price' needs a binary_data_size of 0 to 0, the bytes that are left behind the JSON",
     ),
+    "no data": (
+        {"inputs": [{"name": "price", "shape": [1], "datatype": "FP32"}]},
+        "inputs: tensor 'price' needs data, a list, or parameters.binary_data_size and its bytes behind the JSON",
+    ),
+    "id": (
+        tensors(COLUMNS) | {"id": "a\r\nb"},
+        "the request's id must be a text of 1 to 128 visible ASCII characters: labels are joined by it",
+    ),
     "output": (
         tensors(COLUMNS) | {"outputs": [{"name": "y"}]},
         "outputs: the model does not give ['y']; it gives ['score', 'label']",
