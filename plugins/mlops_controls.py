@@ -27,7 +27,7 @@ class StartTraining(BaseOperator):
     operator_extra_links = (TrainingRunLink(),)
 
     def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
-        """Start trainings of `pipeline`."""
+        """Start trainings of `pipeline`, or of the one whose model it watches."""
         super().__init__(**kwargs)
         self.spec = pipeline
         self.links: dict[str, str] = {}
@@ -46,7 +46,7 @@ class StartTraining(BaseOperator):
             self.why = "no training: a backfill of the past starts none"
             raise TaskSkipped(self.why)
         reason = str(decision.get("reason") or "drift")
-        dag_id, run_id = f"{self.spec.name}.train", training_run_id(self.spec, request.end)
+        dag_id, run_id = f"{self.spec.monitor.model or self.spec.name}.train", training_run_id(self.spec, request.end)
         self.links = {"Training run": run_page(dag_id, run_id)}
         self.log.info("%s: starts %s (%s)", reason, dag_id, run_id)
         raise DagRunTriggerException(

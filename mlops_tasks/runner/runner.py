@@ -84,9 +84,9 @@ class Runner:
             msg = f"store: {handle.uri} is no result of {stage.name}; give the handle that {stage.name} returned"
             raise SpecError(msg) from error
 
-    def champion(self) -> Deployment | None:
-        """Return what serves now, or None. Raises: RegistryUnavailable."""
-        name = self.pipeline.name
+    def champion(self, model: str = "") -> Deployment | None:
+        """Return what serves now, of this pipeline or another, or None. Raises: RegistryUnavailable."""
+        name = model or self.pipeline.name
         version = self.adapters.registry.alias(name, "champion")
         return None if version is None else self.adapters.registry.deployment(name, version)
 
@@ -133,9 +133,10 @@ class Runner:
         return results if producer.per_window else results[0]
 
     def _serving(self) -> Deployment:
-        champion = self.champion()
+        watched = self.pipeline.monitor.model
+        champion = self.champion(watched)
         if champion is None:
-            msg = f"{self.pipeline.name}: no model serves yet, so there is nothing to monitor; train one first"
+            msg = f"{watched or self.pipeline.name}: no model serves yet, so there is nothing to monitor; train one first"
             raise NothingToDo(msg)
         return champion
 

@@ -303,6 +303,17 @@ def test_the_monitor_waits_for_a_model(world: World) -> None:
     assert str(caught.value) == "nyc_flights: no model serves yet, so there is nothing to monitor; train one first"
 
 
+def test_a_pipeline_that_watches_anothers_model_waits_for_that_one(world: World) -> None:
+    world.pipeline = world.pipeline.model_copy(
+        update={"monitor": world.pipeline.monitor.model_copy(update={"model": "nyc_trains"})}
+    )
+    features = world.invoke("collect").handle
+    for stage, name in (("validate_raw", "raw"), ("preprocess", "raw"), ("validate", "features")):
+        features = world.invoke(stage, inputs={name: features}).handle
+    with pytest.raises(NothingToDo, match="nyc_trains: no model serves yet"):
+        world.invoke("monitor", inputs={"features": features})
+
+
 def test_a_failed_stage_records_nothing(world: World) -> None:
     world.fails["validate_raw"] = DataRejected("bad")
     with pytest.raises(DataRejected, match="bad"):

@@ -200,6 +200,13 @@ def test_drift_starts_a_training_on_the_latest_range() -> None:
     assert asked.note == "Drift in 2013-01-01 00:00: distance drifted"
 
 
+def test_drift_of_another_pipelines_production_data_trains_that_one() -> None:
+    watching = SPEC.model_copy(update={"name": "watch", "monitor": SPEC.monitor.model_copy(update={"model": "nyc_flights"})})
+    with pytest.raises(DagRunTriggerException) as caught:
+        StartTraining(pipeline=watching, task_id="start_training").execute(context(monitor={"retrain": True, "reason": "x"}))
+    assert caught.value.trigger_dag_id == "nyc_flights.train"
+
+
 @pytest.mark.parametrize("facts", [None, {"retrain": False, "reason": "no column drifted"}])
 def test_no_drift_starts_nothing(facts: dict[str, Any] | None) -> None:
     with pytest.raises(AirflowSkipException, match="no training"):
