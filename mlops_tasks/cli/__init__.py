@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps({} if result is None else result, indent=2, default=_plain))  # noqa: T201 - the command's result
     elif result is not None:
-        importlib.import_module("mlops_tasks.cli.view").show(args.command, result)
+        importlib.import_module("mlops_tasks.cli.view").show(args.module, result)
     return 0
 
 

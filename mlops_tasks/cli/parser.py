@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_tasks.cli.backtest.grammar import add_backtest
+from mlops_tasks.cli.grammar import add_command, add_name, add_overrides, add_range
+
+if TYPE_CHECKING:
+    from mlops_tasks.cli.grammar import Commands
 
 STAGES = ("collect", "validate_raw", "preprocess", "validate", "snapshot", "train", "evaluate", "deploy", "monitor")
 INTENTS = ("scheduled", "manual", "backfill", "drift", "reproduce")
@@ -30,53 +37,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rollback(commands)
     _add_rollout(commands)
     _add_spark(commands)
+    add_backtest(commands)
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _command(commands: _Commands, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:  # type: ignore[valid-type]  # argparse does not export the type
-    command: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]  # likewise
-        name,
-        help=summary,
-        description=summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(module=name)
-    return command
-
-
-def _add_name(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME", help="the pipeline: a folder under dags/pipelines (or MLOPS_PIPELINES)")
-
-
-def _add_range(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--start", required=True, metavar="DATE", help="first window's start, UTC, e.g. 2013-01-01")
-    command.add_argument("--end", required=True, metavar="DATE", help="last window's end, UTC, not included itself")
-
-
-def _add_overrides(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a key of the spec for this run",
-    )
-    command.add_argument("--reason", default="", help="why, for the ledger and the tracker")
-
-
-def _add_check(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(commands, "check", "Read pipelines and name every mistake.", "mlops check", "mlops check nyc_flights")
+def _add_check(commands: Commands) -> None:
+    command = add_command(commands, "check", "Read pipelines and name every mistake.", "mlops check", "mlops check nyc_flights")
     command.add_argument("name", nargs="?", metavar="NAME", help="one pipeline; without it, all")
 
 
-def _add_run(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_run(commands: Commands) -> None:
+    command = add_command(
         commands,
         "run",
         "Run the whole loop over a range of windows: collect to deploy.",
@@ -84,8 +55,8 @@ def _add_run(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _c
         "mlops run nyc_flights --start 2013-01-01 --end 2013-07-01 --set train.model=mlp --promote never",
         "mlops run nyc_flights --start 2013-01-01 --end 2013-07-01 --recompute train",
     )
-    _add_name(command)
-    _add_range(command)
+    add_name(command)
+    add_range(command)
     command.add_argument(
         "--promote", choices=("auto", "ask", "never"), help="whether a model that passes its gate serves at once"
     )
@@ -93,11 +64,11 @@ def _add_run(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _c
     command.add_argument(
         "--recompute", choices=STAGES[:-1], metavar="STAGE", help="make this stage's results and all after it anew"
     )
-    _add_overrides(command)
+    add_overrides(command)
 
 
-def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_stage(commands: Commands) -> None:
+    command = add_command(
         commands,
         "stage",
         "Run one stage of one run.",
@@ -105,8 +76,8 @@ def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
         "mlops stage validate_raw nyc_flights --run-id r1 --start 2013-01-01 --end 2013-01-02 --input raw=KEY@DIGEST",
     )
     command.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    _add_name(command)
-    _add_range(command)
+    add_name(command)
+    add_range(command)
     command.add_argument("--run-id", required=True, help="the run that it belongs to")
     command.add_argument("--intent", choices=INTENTS, default="manual", help="why the run exists: a backfill never promotes")
     command.add_argument(
@@ -114,11 +85,11 @@ def _add_stage(commands: _Commands) -> None:  # type: ignore[valid-type]  # see 
     )
     command.add_argument("--recompute", action="store_true", help="make the result anew although it exists")
     command.add_argument("--output", metavar="FILE", help="write the outcome there too, atomically")
-    _add_overrides(command)
+    add_overrides(command)
 
 
-def _add_perform(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_perform(commands: Commands) -> None:
+    command = add_command(
         commands,
         "perform",
         "Perform one assigned try of a stage: what a container starts. The answer is written beside the assignment.",
@@ -127,19 +98,19 @@ def _add_perform(commands: _Commands) -> None:  # type: ignore[valid-type]  # se
     command.add_argument("key", metavar="KEY", help="the assignment's key in the store")
 
 
-def _add_status(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(commands, "status", "Show windows, model, drift and latest runs.", "mlops status nyc_flights")
-    _add_name(command)
+def _add_status(commands: Commands) -> None:
+    command = add_command(commands, "status", "Show windows, model, drift and latest runs.", "mlops status nyc_flights")
+    add_name(command)
 
 
-def _add_serve(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_serve(commands: Commands) -> None:
+    command = add_command(
         commands,
         "serve",
         "Serve the champion over HTTP; a new champion is picked up without a restart.",
         "mlops serve nyc_flights --port 8090",
     )
-    _add_name(command)
+    add_name(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=int, default=8090, help="port (default 8090)")
     command.add_argument(
@@ -176,21 +147,21 @@ def _add_serving_bounds(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_ship(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_ship(commands: Commands) -> None:
+    command = add_command(
         commands,
         "ship",
         "Take the request log to the store; `mlops serve` has such a process of its own.",
         "mlops ship nyc_flights",
         "mlops ship nyc_flights --once",
     )
-    _add_name(command)
+    add_name(command)
     command.add_argument("--once", action="store_true", help="ship what is finished now, then end")
     command.add_argument("--attached", action="store_true", help="end when standard input does, with all shipped")
 
 
-def _add_render(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_render(commands: Commands) -> None:
+    command = add_command(
         commands,
         "render",
         "Write the manifests that run a pipeline's server elsewhere; secrets are referred to, never written.",
@@ -199,7 +170,7 @@ def _add_render(commands: _Commands) -> None:  # type: ignore[valid-type]  # see
         "mlops render kubernetes nyc_flights --kserve --version 7 --canary-percent 10",
     )
     command.add_argument("target", choices=("kubernetes",), metavar="kubernetes", help="for what")
-    _add_name(command)
+    add_name(command)
     texts = {
         "--image": ("IMAGE", "default MLOPS_IMAGE_SERVE, else mlops-tasks/serve:latest"),
         "--registry-uri": ("URL", "MLflow as pods reach it (default MLFLOW_TRACKING_URI)"),
@@ -223,38 +194,38 @@ def _add_render(commands: _Commands) -> None:  # type: ignore[valid-type]  # see
     command.add_argument("--canary-percent", type=int, metavar="N", help="KServe's share of the traffic for this version")
 
 
-def _add_models(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(commands, "models", "List versions, aliases and promotions.", "mlops models nyc_flights")
-    _add_name(command)
+def _add_models(commands: Commands) -> None:
+    command = add_command(commands, "models", "List versions, aliases and promotions.", "mlops models nyc_flights")
+    add_name(command)
 
 
-def _add_rollback(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_rollback(commands: Commands) -> None:
+    command = add_command(
         commands,
         "rollback",
         "Put an earlier version back into service, after it repeated its golden rows.",
         "mlops rollback nyc_flights --reason 'complaints since noon'",
         "mlops rollback nyc_flights --to 3 --reason 'version 4 is too slow'",
     )
-    _add_name(command)
+    add_name(command)
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the champion before the present one")
     command.add_argument("--reason", required=True, help="why, for the ledger")
 
 
-def _add_rollout(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_rollout(commands: Commands) -> None:
+    command = add_command(
         commands,
         "rollout",
         "Judge the challenger on trial by what it answered: promote, withdraw or wait.",
         "mlops rollout nyc_flights",
         "mlops rollout nyc_flights --settle",
     )
-    _add_name(command)
+    add_name(command)
     command.add_argument("--settle", action="store_true", help="do what the rule says; without it, only say so")
 
 
-def _add_spark(commands: _Commands) -> None:  # type: ignore[valid-type]  # see _command
-    command = _command(
+def _add_spark(commands: Commands) -> None:
+    command = add_command(
         commands,
         "spark",
         "Run a warm Spark Connect server until stopped; point MLOPS_SPARK at it.",

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-def show(command: str, result: Mapping[str, Any]) -> None:
-    """Print a command's result."""
+def show(module: str, result: Mapping[str, Any]) -> None:
+    """Print what a command's module returned."""
     console = Console(soft_wrap=True)
-    _VIEWS.get(command, _show_plain)(console, result)
+    _VIEWS.get(module, _show_plain)(console, result)
 
 
 def _show_plain(console: Console, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""`mlops backtest`: history replayed, to see what a rule would have done."""
