@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 THREAD_ABOVE_ROWS = 64
 """Smaller batches are scored where they arrive: a thread's hand-over costs more than they do."""
 SHADOWS_AT_ONCE = 64
-"""More are dropped: a challenger that is slow must not take the champion's time."""
+"""More are dropped, and counted: a challenger that is slow must not take the champion's time."""
 
 
 class Router:
@@ -39,6 +40,7 @@ class Router:
     def __init__(self, slot: Slot, spec: ChallengerSpec, recorder: Recorder, telemetry: Telemetry) -> None:
         self._slot, self._spec, self._recorder, self._telemetry = slot, spec, recorder, telemetry
         self._shadows: set[asyncio.Task[None]] = set()
+        self._aside = ThreadPoolExecutor(1, "shadows")  # of its own: the champion's large batches wait for no shadow
         self.dropped = 0
         """Shadows that were not scored since too many were under way."""
 
@@ -83,13 +85,7 @@ class Router:
     async def _score_aside(self, challenger: LoadedModel, query: Query) -> None:
         """Score and log what nobody is given."""
         await asyncio.sleep(0)  # the answer leaves first
-        try:
-            prediction = await predict(challenger, "challenger", query, shadow=True)
-        except Exception as error:  # noqa: BLE001 - a challenger's failure is what is to be found out
-            scores = np.full(len(_first(query.arrays)), np.nan, dtype=np.float32)
-            prediction = Prediction(
-                query, challenger, "challenger", scores, time.time_ns(), 0.0, fallback=why(error), shadow=True
-            )
+        prediction = await asyncio.get_running_loop().run_in_executor(self._aside, shadow_of, challenger, query)
         self._telemetry.answered(prediction)
         try:
             self._recorder.record(prediction)
@@ -103,22 +99,41 @@ def is_chosen(entity: str, version: int, percent: float) -> bool:
     return int.from_bytes(digest, "big") < percent / 100 * 2**64
 
 
-async def predict(model: LoadedModel, role: Role, query: Query, *, fallback: str = "", shadow: bool = False) -> Prediction:
+async def predict(model: LoadedModel, role: Role, query: Query, *, fallback: str = "") -> Prediction:
     """Score a request's rows with one model.
 
     Raises:
-        BadRequest: 503, the scores are no numbers; or a challenger has inputs that the request does not.
+        BadRequest: 503, a challenger's scores are no numbers or not one for each row; or it needs columns that are not given.
 
     """
     started = time.perf_counter()
-    arrays = query.arrays if model is query.layout_of else relaid(query.arrays, query.layout_of.layout, model.layout)
+    arrays = _arrays_for(model, query)
     if len(_first(arrays)) > THREAD_ABOVE_ROWS:
         scores = await asyncio.to_thread(model.scorer.score_arrays, *arrays)
     else:
         scores = model.scorer.score_arrays(*arrays)
     if role == "challenger":
-        _require_numbers(scores)
-    return Prediction(query, model, role, scores, time.time_ns(), time.perf_counter() - started, fallback, shadow)
+        _require_scores(scores, model, len(_first(arrays)))
+    return Prediction(query, model, role, scores, time.time_ns(), time.perf_counter() - started, fallback)
+
+
+def shadow_of(challenger: LoadedModel, query: Query) -> Prediction:
+    """Score a request's rows for the log alone; what fails has no numbers, and the reason.
+
+    Its latency is its thread's processor time: a shadow waits for the interpreter, where an answer would not.
+    """
+    started, rows = time.thread_time(), len(_first(query.arrays))
+    try:
+        scores, fallback = challenger.scorer.score_arrays(*_arrays_for(challenger, query)), ""
+        _require_scores(scores, challenger, rows)
+    except Exception as error:  # noqa: BLE001 - a challenger's failure is what is to be found out
+        scores, fallback = np.full(shape_of(challenger, rows), np.nan, dtype=np.float32), why(error)
+    latency_s = time.thread_time() - started
+    return Prediction(query, challenger, "challenger", scores, time.time_ns(), latency_s, fallback, shadow=True)
+
+
+def _arrays_for(model: LoadedModel, query: Query) -> Arrays:
+    return query.arrays if model is query.layout_of else relaid(query.arrays, query.layout_of.layout, model.layout)
 
 
 def _first(arrays: Arrays) -> np.ndarray:
@@ -127,7 +142,18 @@ def _first(arrays: Arrays) -> np.ndarray:
     return first
 
 
-def _require_numbers(scores: Scores) -> None:
+def shape_of(model: LoadedModel, rows: int) -> tuple[int, ...]:
+    """Return the shape of a model's scores: [N], for several classes [N, C]."""
+    signature = model.signature
+    return (rows, len(signature.classes)) if signature.task == "multiclass" else (rows,)
+
+
+def _require_scores(scores: Scores, model: LoadedModel, rows: int) -> None:
+    """Refuse scores that no client may get. Raises: BadRequest."""
+    wanted = shape_of(model, rows)
+    if scores.shape != wanted:
+        msg = f"its scores have the shape {list(scores.shape)}, not {list(wanted)}"
+        raise BadRequest(msg, 503)
     if not np.isfinite(scores).all():
         msg = "its scores are no finite numbers"
         raise BadRequest(msg, 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -64,26 +65,41 @@ def read_segment(data: bytes) -> Contents:
     if found.torn is not None:
         contents.torn = found.torn[1] - found.torn[0]
     schemas: dict[int, Schema] = {}
-    groups: defaultdict[tuple[date, int], list[Record]] = defaultdict(list)
+    groups: defaultdict[tuple[date, int], list[tuple[Record, bytes]]] = defaultdict(list)
     for payload in found.payloads:
+        item = _read(payload, schemas)
+        if isinstance(item, Record):
+            groups[utc_day(item.at_ns), item.schema].append((item, payload))
+        elif item is None:
+            contents.damaged.append(payload)
+    parts: defaultdict[date, list[pa.Table]] = defaultdict(list)
+    for (day, number), items in groups.items():
+        try:
+            parts[day].append(_table([record for record, _ in items], schemas[number]))
+        except (ValueError, TypeError, OverflowError, pa.ArrowException):  # no answer may keep the others from the store
+            contents.damaged += [payload for _, payload in items]
+        else:
+            contents.records += len(items)
+    contents.days = {day: unite(parts[day]) for day in sorted(parts)}
+    return contents
+
+
+def _read(payload: bytes, schemas: dict[int, Schema]) -> Record | Schema | None:
+    """Read a frame, and note a schema; None for what is neither, or does not fit its schema, or whose schema is damaged."""
+    try:
         if payload[:1] == bytes([SCHEMA]):
             schema = Schema.read(payload)
             schemas[schema.number] = schema
-            continue
-        try:
-            record = decode(payload, schemas) if payload[:1] == bytes([RECORD]) else None
-        except KeyError:  # its schema was among what is damaged
-            record = None
-        if record is None:
-            contents.damaged.append(payload)
-            continue
-        groups[utc_day(record.at_ns), record.schema].append(record)
-        contents.records += 1
-    parts: defaultdict[date, list[pa.Table]] = defaultdict(list)
-    for (day, number), records in groups.items():
-        parts[day].append(_table(records, schemas[number]))
-    contents.days = {day: unite(parts[day]) for day in sorted(parts)}
-    return contents
+            return schema
+        if payload[:1] != bytes([RECORD]):
+            return None
+        record = decode(payload, schemas)
+    except (KeyError, IndexError, ValueError, TypeError, struct.error):
+        return None
+    schema = schemas[record.schema]
+    width = record.scores.shape[1] if record.scores.ndim > 1 else 0
+    fits = width == len(schema.classes) and len(record.categorical) == record.rows * len(schema.categorical)
+    return record if fits else None
 
 
 def to_parquet(table: pa.Table) -> bytes:

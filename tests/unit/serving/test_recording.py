@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from mlops_tasks.core.privacy import HASH_KEY
 from mlops_tasks.errors import SpecError, StoreUnavailable
 from mlops_tasks.serve_specs import RequestLogSpec
 from mlops_tasks.serving.decoding import BadRequest
+from mlops_tasks.serving.recording import windows
 from mlops_tasks.serving.recording.entities import entity_hasher, entity_key, share_of
 from mlops_tasks.serving.recording.segments import FOLDER, Segment, segments
 from mlops_tasks.serving.recording.session import recording
@@ -112,6 +114,41 @@ def test_scores_of_several_classes_are_lists(folder: Path) -> None:
     log.record(answer("r", [ROW, ROW], scores=[[0.25, 0.25, 0.5], [1, 0, 0]], by=model(classes=("a", "b", "c"))))
     log.close()
     assert [row["prediction_score"] for row in rows_of(folder)] == [[0.25, 0.25, 0.5], [1.0, 0.0, 0.0]]
+
+
+def test_what_cannot_be_laid_out_is_set_aside_and_the_rest_is_shipped(folder: Path, store: LocalStore) -> None:
+    heard, three = Heard(), model(2, classes=("a", "b", "c"))
+    log = make_log(folder, heard)
+    log.record(answer("good", [ROW], scores=[[0.25, 0.25, 0.5]], by=three))
+    log.record(answer("flat", [ROW], scores=[np.nan], by=three, role="challenger", shadow=True, fallback="ValueError"))
+    log.record(answer("other", [ROW]))
+    log.record(answer("nested", [ROW], scores=[[0.5, 0.5]]))
+    log.close()
+    assert Shipper(folder, "shop", store, heard.lines.append).ship() == Shipped(segments=1, records=2, damaged=2)
+    assert {row["prediction_id"] for row in stored(store)} == {"good", "other"}
+    assert len(list((folder / "damaged").iterdir())) == 2
+    assert "is damaged in 2 places" in heard.lines[-1]
+    assert segments(folder) == []
+
+
+def test_a_group_that_fails_as_a_whole_is_set_aside_too(
+    folder: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make_log(folder)
+    log.record(answer("first"))
+    log.record(answer("second", by=model(2)))
+    log.close()
+    laid_out = windows._table
+
+    def fail_for_two(records: Any, schema: Any) -> Any:
+        if schema.version == 2:
+            msg = "a type that Arrow has not"
+            raise pa.ArrowInvalid(msg)
+        return laid_out(records, schema)
+
+    monkeypatch.setattr(windows, "_table", fail_for_two)
+    assert Shipper(folder, "shop", store).ship() == Shipped(segments=1, records=1, damaged=1)
+    assert [row["prediction_id"] for row in stored(store)] == ["first"]
 
 
 def test_models_with_other_columns_share_a_segment(folder: Path, store: LocalStore) -> None:

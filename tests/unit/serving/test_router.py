@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from mlops_tasks.serve_specs import ChallengerSpec
 from mlops_tasks.serving.decoding import BadRequest, Layout
 from mlops_tasks.serving.predictions import Prediction, Query
-from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, relaid
+from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, relaid, shape_of
 from mlops_tasks.serving.slot import LoadedModel, Slot, load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
 from tests.judged_models import write_model
@@ -18,11 +19,13 @@ from tests.judged_models import write_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+ALL = 99.9999
+"""Percent; a canary of all would leave the champion nothing to be compared by."""
 ARRAYS = (np.array([[1.5, 2.0]], dtype=np.float32), np.array([["north"]], dtype=object))
 
 
 class Recorded:
-    """Keeps what is recorded; counts what is dropped."""
+    """Keeps what is recorded."""
 
     def __init__(self) -> None:
         self.predictions: list[Prediction] = []
@@ -31,18 +34,39 @@ class Recorded:
         self.predictions.append(prediction)
 
 
+class Counted(NoTelemetry):
+    """Counts what is dropped."""
+
+    lost = 0
+
+    def dropped(self, records: int) -> None:
+        self.lost += records
+
+
 @dataclass(frozen=True)
 class Broken:
     """A model that fails, or gives what it is told to."""
 
     signature: Any
-    gives: float | None = None
+    gives: Any = None
 
     def score_arrays(self, *_: object) -> np.ndarray:
         if self.gives is None:
             msg = "out of order"
             raise RuntimeError(msg)
-        return np.array([self.gives], dtype=np.float32)
+        return np.array(self.gives, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A model that does not answer until it is let go."""
+
+    signature: Any
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def score_arrays(self, *_: object) -> np.ndarray:
+        assert self.go.wait(30), "nobody let it go: whoever asked waits for it"
+        return np.array([0.5], dtype=np.float32)
 
 
 class Serving:
@@ -53,8 +77,8 @@ class Serving:
         for version in (1, 2):
             write_model(folder / str(version), bias=version / 10)
             self.models.append(load_folder(folder / str(version), "shop", version, tags={}, promotion={}))
-        self.slot, self.recorded = Slot("shop", self.models[0], self.models[1]), Recorded()
-        self.router = Router(self.slot, spec, self.recorded, NoTelemetry())
+        self.slot, self.recorded, counted = Slot("shop", self.models[0], self.models[1]), Recorded(), Counted()
+        self.router, self.counted = Router(self.slot, spec, self.recorded, counted), counted
 
     def query(self, entity: str = "somebody", *, pinned: LoadedModel | None = None) -> Query:
         return Query(f"id-{entity}", entity, ARRAYS, pinned or self.models[0], pinned=pinned is not None)
@@ -67,9 +91,11 @@ class Serving:
 
         return asyncio.run(scenario())
 
-    def break_challenger(self, gives: float | None = None) -> None:
-        challenger = self.models[1]
-        self.slot.challenger = replace(challenger, scorer=Broken(challenger.signature, gives))  # type: ignore[arg-type]  # stands for it
+    def break_challenger(self, gives: Any = None, **signature: Any) -> None:
+        self.put_challenger(Broken(self.models[1].signature.model_copy(update=signature), gives))
+
+    def put_challenger(self, scorer: Any) -> None:
+        self.slot.challenger = replace(self.models[1], scorer=scorer)
 
 
 def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_path: Path) -> None:
@@ -85,10 +111,18 @@ def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("gives", "why"), [(None, "RuntimeError"), (float("nan"), "its scores are no finite numbers")], ids=["raises", "nan"]
+    ("gives", "why"),
+    [
+        (None, "RuntimeError"),
+        ([float("nan")], "its scores are no finite numbers"),
+        ([0.5, 0.5], "its scores have the shape [2], not [1]"),
+        ([], "its scores have the shape [0], not [1]"),
+        ([[0.5]], "its scores have the shape [1, 1], not [1]"),
+    ],
+    ids=["raises", "nan", "too many", "none", "nested"],
 )
-def test_where_the_challenger_fails_the_champion_answers(tmp_path: Path, gives: float | None, why: str) -> None:
-    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=100))
+def test_where_the_challenger_fails_the_champion_answers(tmp_path: Path, gives: Any, why: str) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=ALL))
     expected = serving.answer(serving.query(pinned=serving.models[0])).scores
     serving.break_challenger(gives)
     prediction = serving.answer(serving.query())
@@ -115,6 +149,33 @@ def test_a_shadow_that_fails_is_recorded_as_such_and_disturbs_nobody(tmp_path: P
     assert np.isnan(shadow.scores).all()
 
 
+def test_a_failed_shadow_of_several_classes_has_their_shape(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
+    serving.break_challenger(task="multiclass", classes=["a", "b", "c"])
+    serving.answer(serving.query())
+    (shadow,) = serving.recorded.predictions
+    assert (shadow.scores.shape, shadow.fallback) == ((1, 3), "RuntimeError")
+    assert shape_of(shadow.model, 2) == (2, 3)
+
+
+def test_a_slow_shadow_delays_nobody(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
+    stuck = Stuck(serving.models[1].signature)
+    serving.put_challenger(stuck)
+
+    async def scenario() -> None:
+        for at in range(5):
+            prediction = await serving.router.answer(serving.query(str(at)))
+            assert prediction.role == "champion"
+            await asyncio.sleep(0)  # the shadows would have their turn now
+        assert serving.recorded.predictions == []
+        stuck.go.set()
+        await serving.router.drain()
+
+    asyncio.run(scenario())
+    assert [shadow.query.id for shadow in serving.recorded.predictions] == [f"id-{at}" for at in range(5)]
+
+
 def test_shadows_that_pile_up_are_dropped(tmp_path: Path) -> None:
     serving = Serving(tmp_path, ChallengerSpec(mode="shadow"))
 
@@ -126,10 +187,11 @@ def test_shadows_that_pile_up_are_dropped(tmp_path: Path) -> None:
     asyncio.run(scenario())
     assert len(serving.recorded.predictions) + serving.router.dropped == SHADOWS_AT_ONCE + 5
     assert len(serving.recorded.predictions) >= SHADOWS_AT_ONCE
+    assert serving.counted.lost == serving.router.dropped
 
 
 def test_a_request_that_names_a_version_gets_that_one(tmp_path: Path) -> None:
-    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=100))
+    serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=ALL))
     for role, model in (("champion", serving.models[0]), ("challenger", serving.models[1])):
         prediction = serving.answer(serving.query(pinned=model))
         assert (prediction.role, prediction.model.version) == (role, model.version)
@@ -138,7 +200,7 @@ def test_a_request_that_names_a_version_gets_that_one(tmp_path: Path) -> None:
 def test_without_a_challenger_or_with_the_mode_off_the_champion_answers(tmp_path: Path) -> None:
     serving = Serving(tmp_path, ChallengerSpec())
     assert serving.answer(serving.query()).model.version == 1
-    other = Serving(tmp_path / "other", ChallengerSpec(mode="canary", percent=100))
+    other = Serving(tmp_path / "other", ChallengerSpec(mode="canary", percent=ALL))
     other.slot.challenger = None
     assert other.answer(other.query()).model.version == 1
 
