@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +16,13 @@ from pydantic import ValidationError
 
 from mlops_tasks.artifacts import Artifact, Candidate, Deployment, Window
 from mlops_tasks.core.windows import windows_between
-from mlops_tasks.errors import NothingToDo, SpecError, StoreUnavailable
+from mlops_tasks.errors import NothingToDo, PipelineError, SpecError, StoreUnavailable
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.ports import ArtifactStore, Ports, RunContext
 from mlops_tasks.resources import Resources
 from mlops_tasks.runner.description import describe
+from mlops_tasks.runner.history import SETTINGS, record_failure, record_success
 from mlops_tasks.runner.invocation import Handle, Invocation, Outcome
 from mlops_tasks.runner.work import Made, Work, adapter, element, judged_key
 from mlops_tasks.specs import PipelineSpec
@@ -47,10 +49,33 @@ class Runner:
         """Run one stage; record its result under `<pipeline>/runs/<run id>/<stage>.json`.
 
         Raises:
-            PipelineError: as the stage does; nothing is recorded then.
+            PipelineError: as the stage does; no result is recorded then, only why.
 
         """
         stage = stage_named(invocation.stage)
+        began = time.perf_counter()
+        try:
+            outcome, made = self._perform(stage, invocation)
+        except PipelineError as error:
+            seconds, now = time.perf_counter() - began, datetime.now(UTC)
+            record_failure(
+                self.adapters.store, path_segment(invocation.run_id), invocation, error, seconds=seconds, ended_at=now
+            )
+            raise
+        record_success(
+            self.adapters.store,
+            path_segment(invocation.run_id),
+            invocation,
+            outcome,
+            reasons=made.reasons,
+            rows=made.rows,
+            settings=self._settings(stage),
+            seconds=time.perf_counter() - began,
+            ended_at=datetime.now(UTC),
+        )
+        return outcome
+
+    def _perform(self, stage: Stage, invocation: Invocation) -> tuple[Outcome, Made]:
         ports = self.adapters.ports(self._context(invocation))
         windows = windows_between(invocation.start, invocation.end, self.pipeline.cadence)
         before = asdict(ports.store.moved)
@@ -58,7 +83,8 @@ class Runner:
         made: Made = getattr(self._work, stage.name)(stage, inputs, ports, recompute=invocation.recompute)
         handle = self._record(invocation, made.results)
         links, facts = describe(made.results, ports)
-        return Outcome(
+        made = made if made.rows else replace(made, rows=rows_of(made.results) or rows_of(inputs.values()))
+        outcome = Outcome(
             handle=handle,
             cached=len(made.results) - made.computed,
             computed=made.computed,
@@ -67,6 +93,12 @@ class Runner:
             facts=facts,
             moved={name: count - before[name] for name, count in asdict(ports.store.moved).items()},
         )
+        return outcome, made
+
+    def _settings(self, stage: Stage) -> dict[str, Any]:
+        """Return what of the stage's spec decides how long it takes."""
+        spec = stage.spec_of(self.pipeline).model_dump(mode="json")
+        return {name: spec[name] for name in SETTINGS.get(stage.name, ())}
 
     def results(self, stage: Stage, handle: Handle) -> list[Any]:
         """Read what a handle names. Raises: StoreUnavailable when it is gone or was changed."""
@@ -189,6 +221,12 @@ def stage_named(name: str) -> Stage:
         msg = f"stage: must be one of {', '.join(BY_NAME)}, got {name!r}"
         raise SpecError(msg)
     return BY_NAME[name]
+
+
+def rows_of(values: Iterable[Any]) -> int:
+    """Return how many rows artifacts hold, or those that they prove something of."""
+    held = (getattr(value, "raw", None) or getattr(value, "features", None) or value for value in values)
+    return sum(int(getattr(value, "rows", 0) or 0) for value in held)
 
 
 def path_segment(run_id: str) -> str:

@@ -44,6 +44,9 @@ class Made:
     results: list[Any]
     computed: int
     reasons: list[str] = field(default_factory=list)
+    """Why each of those that were made was not taken from the cache."""
+    rows: int = 0
+    """Rows that the stage gave, or worked on."""
 
     @property
     def note(self) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.integration.tiny_pipeline import Home
 
 SPARK_ENDS_IN_S = 120
-RECORDS = (f"{NAME}/cache/", f"{NAME}/runs/", f"{NAME}/judged/")
+RECORDS = (f"{NAME}/cache/", f"{NAME}/runs/", f"{NAME}/judged/", f"{NAME}/outcomes/")
 OF_ONE_CALL = (f"{NAME}/checkpoints/", f"{NAME}/data_docs/")
 """What belongs to one call of a stage: a retry that has fewer windows left to check shows these on a page of their own."""
 OF_THEIR_TIME = ("manifest.json", "training.json", "report.html", "evaluation.json", "model_card.md")

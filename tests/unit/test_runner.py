@@ -31,6 +31,7 @@ from mlops_tasks.errors import DataRejected, NothingToDo, PipelineError, SpecErr
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import Stage
 from mlops_tasks.runner import Handle, Invocation, Runner
+from mlops_tasks.runner.history import Failed, read_history
 from mlops_tasks.wiring import Adapters
 from tests.fakes import FakeProgress, FakeRegistry, FakeTracker
 from tests.raw_windows import make_raw, orders
@@ -320,6 +321,37 @@ def test_a_failed_stage_records_nothing(world: World) -> None:
         world.run()
     assert [key.rsplit("/", 1)[-1] for key in world.adapters.store.list("nyc_flights/runs/")] == ["collect.json"]
     assert list(world.adapters.store.list("nyc_flights/cache/validate_raw/")) == []
+
+
+def test_each_stage_leaves_how_long_it_took_over_what_and_why_it_ran(world: World) -> None:
+    world.run()
+    world.run(train__seed=1)
+    history = read_history(world.adapters.store, "nyc_flights")
+    first, second = ({r.stage: r for r in history[at : at + 8]} for at in (0, 8))
+    assert (first["collect"].computed, first["collect"].rows) == (3, 3)
+    assert first["collect"].reasons == {"not made before": 3}
+    assert (second["collect"].computed, second["collect"].cached, second["collect"].reasons) == (0, 3, {})
+    assert second["train"].reasons == {"spec changed (seed)": 1}
+    assert (second["train"].rows, second["train"].settings["model"]) == (2, world.pipeline.train.model)
+    assert all(record.seconds >= 0 and record.failure is None for record in history)
+
+
+def test_a_failed_stage_leaves_why_until_a_retry_succeeds(world: World) -> None:
+    world.fails["collect"] = DataRejected("the delivery is damaged")
+    with pytest.raises(DataRejected):
+        world.invoke("collect", run_id="r/1")
+    (record,) = read_history(world.adapters.store, "nyc_flights", "r_1")
+    assert record.failure == Failed(error="DataRejected", message="the delivery is damaged")
+    world.fails.clear()
+    world.invoke("collect", run_id="r/1")
+    (record,) = read_history(world.adapters.store, "nyc_flights", "r_1")
+    assert (record.failure, record.computed) == (None, 3)
+
+
+def test_records_of_another_version_are_passed_over(world: World) -> None:
+    world.invoke("collect", run_id="r1")
+    world.adapters.store.write("nyc_flights/outcomes/r0/collect.json", b'{"stage": "collect"}')
+    assert [record.run_id for record in read_history(world.adapters.store, "nyc_flights")] == ["r1"]
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
