@@ -12,28 +12,25 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mlops_tasks.artifacts import (
-    Candidate,
-    Dataset,
-    Deployment,
-    Features,
-    Intent,
-    RawData,
-    ValidFeatures,
-    ValidRaw,
-    Verdict,
-    Window,
-)
+from mlops_tasks.artifacts import Candidate, Deployment, ValidRaw, Window
 from mlops_tasks.caching import Cache, Ingredients, ingredients, tell
-from mlops_tasks.core.request_log import REQUESTS
 from mlops_tasks.core.windows import lookback_windows
 from mlops_tasks.errors import SpecError
 from mlops_tasks.pipeline import Stage
 from mlops_tasks.ports import Ports
+from mlops_tasks.runner.depends import (
+    on_candidate,
+    on_dataset,
+    on_features,
+    on_looked_back,
+    on_raw,
+    on_sources,
+    on_verdict,
+    on_windows,
+)
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
-NO_CHAMPION = "none"
 WAITING_THREADS = 8
 
 
@@ -76,28 +73,14 @@ class Work:
 
     def collect(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the window and on the sources' present content."""
-        sources = self.pipeline.collect.sources
-        whole = {
-            name: ports.sources.fingerprint(source, None)
-            for name, source in sources.items()
-            if not source.event_time or (source.path and not source.path.startswith(REQUESTS))
-        }
-
-        def depends(window: Window) -> dict[str, str]:
-            found = {n: whole.get(n) or ports.sources.fingerprint(s, window) for n, s in sources.items()}
-            return {"window": str(window), **found}
-
+        depends = on_sources(self.pipeline.collect, ports.sources)
         return self._per_window(
             stage, inputs["windows"], depends, ports, recompute=recompute, arguments=lambda todo: {"windows": todo}
         )
 
     def validate_raw(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the raw rows."""
-
-        def depends(item: RawData) -> dict[str, str]:
-            return {"raw": item.digest}
-
-        return self._per_window(stage, inputs["raw"], depends, ports, recompute=recompute, arguments=lambda todo: {"raw": todo})
+        return self._per_window(stage, inputs["raw"], on_raw, ports, recompute=recompute, arguments=lambda todo: {"raw": todo})
 
     def preprocess(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the raw rows of the window and of those that it looks back to."""
@@ -109,8 +92,7 @@ class Work:
             raise SpecError(msg)
 
         def depends(window: Window) -> dict[str, str]:
-            needed = self.with_lookback([window])
-            return {"window": str(window), **{f"raw {w.label}": raw[w.start].raw.digest for w in needed}}
+            return on_looked_back(window, self.with_lookback([window]), raw)
 
         def arguments(todo: list[Window]) -> dict[str, Any]:
             return {"raw": [raw[w.start] for w in self.with_lookback(todo)], "windows": todo}
@@ -119,51 +101,31 @@ class Work:
 
     def validate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the features."""
-
-        def depends(item: Features) -> dict[str, str]:
-            return {"features": item.digest}
-
         return self._per_window(
-            stage,
-            inputs["features"],
-            depends,
-            ports,
-            recompute=recompute,
-            arguments=lambda todo: {"features": todo},
+            stage, inputs["features"], on_features, ports, recompute=recompute, arguments=lambda todo: {"features": todo}
         )
 
     def snapshot(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on every window's features and the proof that came with them."""
-        features: list[ValidFeatures] = inputs["features"]
-        depends = {f.window.label: digest_pair(f) for f in features}
-        return self._single(
-            stage, f"{features[0].window.label}_{features[-1].window.label}", depends, inputs, ports, recompute=recompute
-        )
+        return self._single(stage, *on_windows(inputs["features"]), inputs, ports, recompute=recompute)
 
     def train(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the dataset version."""
-        dataset: Dataset = inputs["dataset"]
-        return self._single(stage, f"{dataset.as_of:%Y-%m-%d}", {"dataset": dataset.digest}, inputs, ports, recompute=recompute)
+        return self._single(stage, *on_dataset(inputs["dataset"]), inputs, ports, recompute=recompute)
 
     def evaluate(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the model, the dataset and the champion that it is compared with."""
         candidate: Candidate = inputs["candidate"]
         champion: Deployment | None = inputs["champion"]
-        depends = {
-            "candidate": candidate.fingerprint,
-            "dataset": inputs["dataset"].digest,
-            "champion": champion.fingerprint if champion else NO_CHAMPION,
-        }
-        made = self._single(stage, candidate.fingerprint[:16], depends, inputs, ports, recompute=recompute)
+        slot, depends = on_candidate(candidate, inputs["dataset"], champion)
+        made = self._single(stage, slot, depends, inputs, ports, recompute=recompute)
         judged = json.dumps({"champion_version": champion.version if champion else None}).encode()
         ports.store.write(judged_key(self.pipeline.name, candidate), judged)
         return made
 
     def deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
         """Depends on the verdict, on whether the intent may promote, and on where the aliases are now."""
-        verdict: Verdict = inputs["verdict"]
-        depends = {"candidate": verdict.candidate.fingerprint, "verdict": verdict.digest, "intent": _promotes(ports.run.intent)}
-        slot = verdict.candidate.fingerprint[:16]
+        slot, depends = on_verdict(inputs["verdict"], ports.run.intent)
         deployment, _ = self._cache.find(slot, self._ingredients(stage, depends), adapter(stage))
         moved = deployment is not None and deployment.alias != self._alias_of(deployment.version)
         made = self._single(stage, slot, depends, inputs, ports, recompute=recompute or moved)
@@ -239,11 +201,6 @@ def _window_of(item: Any) -> Window:
     return window
 
 
-def digest_pair(item: ValidFeatures) -> str:
-    """Identify features and the proof that came with them."""
-    return f"{item.features.digest[:32]}{item.digest[:32]}"
-
-
 def element(kind: Any) -> Any:
     """Return the type of the items of `list[T]` or `Sequence[T]`, or the type itself."""
     return kind.__args__[0] if hasattr(kind, "__origin__") else kind
@@ -252,10 +209,6 @@ def element(kind: Any) -> Any:
 def adapter(stage: Stage) -> TypeAdapter[Any]:
     """Return what reads one result of a stage from JSON."""
     return TypeAdapter(element(stage.produces))
-
-
-def _promotes(intent: Intent) -> str:
-    return "never" if intent in {"backfill", "reproduce"} else "may"
 
 
 def judged_key(pipeline: str, candidate: Candidate) -> str:
