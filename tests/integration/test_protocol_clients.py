@@ -1,7 +1,8 @@
-"""The server asked by the clients that people use: Triton's, MLflow's, and a fuzzer that reads its OpenAPI document."""
+"""The server asked by people's clients (Triton's, KServe's, MLflow's) and by a fuzzer that reads its OpenAPI document."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlops_tasks.core.golden import rows_to_arrays
 from mlops_tasks.core.scoring import Scorer
 from tests.integration.test_serving_operations import Server, start
 from tests.judged_models import ROWS, SIGNATURE, write_model
+from tests.kserve_sdk.environment import run_with_kserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +83,24 @@ def test_triton_s_client_is_told_what_is_wrong(start: Callable[..., Server]) -> 
         client.infer("other", columns(binary=True))
     with pytest.raises(triton.InferenceServerException, match="'shop' are missing"):
         client.infer("shop", columns(binary=True)[:2])
+
+
+@pytest.mark.slow
+def test_kserve_s_client_asks_for_health_and_infers_with_json_and_binary_tensors(
+    start: Callable[..., Server], expected: np.ndarray
+) -> None:
+    asked = {name: [row[name] for row in ROWS[:1] * 3] for name in ROWS[0]}
+    told = json.loads(run_with_kserve("ask.py", start().address, given=json.dumps(asked)))
+    assert {name: told[name] for name in ("live", "ready", "model", "other")} == {
+        "live": True,
+        "ready": True,
+        "model": True,
+        "other": False,
+    }
+    for way in ("json", "binary"):
+        assert (told[way]["id"], told[way]["model"]) == ("order-66", "shop")
+        np.testing.assert_allclose(told[way]["score"], np.repeat(expected[:1], 3), atol=1e-6)
+    assert "'shop' are missing: give every input of the model" in told["error"]
 
 
 def test_mlflow_s_client_sends_a_frame(start: Callable[..., Server], expected: np.ndarray) -> None:
