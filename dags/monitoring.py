@@ -1,4 +1,4 @@
-"""`<pipeline>.monitor`: each new window is compared with the champion's training data; drift starts a training."""
+"""`<pipeline>.monitor`: each new window is compared with the champion's training data; `<pipeline>.retrain`: what follows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from airflow.sdk import DAG, TaskGroup
 from mlops_controls import StartTraining
 from mlops_dags import Stages, about, every_window, pipelines, reason_param, window_params
 
-SUMMARY = "Compares a window with what the champion was trained on; starts a new training when it drifted."
+SUMMARY = "Compares a window with what the champion was trained on; starts a new training when that is called for."
+RETRAIN = "Starts a new training when drift, a worse error, age or new data call for it and nothing holds it back."
 
 for spec in pipelines("monitor"):
     with DAG(
@@ -24,3 +25,9 @@ for spec in pipelines("monitor"):
             validate = stage("validate", features=preprocess)
         monitor = stage("monitor", features=validate)
         monitor >> StartTraining(task_id="start_training", pipeline=spec)
+
+for spec in pipelines("retrain"):
+    if not spec.monitor.model:  # who watches another's model leaves that one's trainings to its own DAG
+        check = spec.retrain.check if spec.schedule.monitor else None
+        with DAG(**about(spec, "retrain", RETRAIN), schedule=check, max_active_runs=1):
+            StartTraining(task_id="start_training", pipeline=spec)

@@ -247,5 +247,4 @@ class DriftReport(Artifact):
     model_version: int
     status: Literal["ok", "alarm", "warming_up"]
     columns: tuple[ColumnDrift, ...]
-    retrain: bool
     reason: str

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from mlops_tasks.artifacts import FeatureSchema, Frozen, UtcTime
 from mlops_tasks.durations import Duration
 from mlops_tasks.resources import Resources
-from mlops_tasks.serve_specs import ServeSpec
+from mlops_tasks.retrain_specs import RetrainSpec
+from mlops_tasks.serve_specs import ServeSpec, check_challenger
 
 Cadence = Literal["hour", "day", "week", "month"]
 ColumnType = Literal["int", "float", "string", "bool", "timestamp", "date"]
@@ -272,20 +273,33 @@ class DeploySpec(Frozen):
     )
 
 
+class PerformanceSpec(Frozen):
+    """When a model counts as worse than it was on the windows held out from its training, once labels are known."""
+
+    min_coverage: float = Field(
+        default=0.8, gt=0, le=1, description="least share of a window's rows whose label must be known before it is judged"
+    )
+    min_labelled: int = Field(default=30, ge=2, description="fewest labelled rows of a window that is judged")
+    effect_size: float = Field(
+        default=0.05, ge=0, description="least rise of the error (log loss, mean squared error) that matters, as a share of it"
+    )
+    max_ece: float = Field(
+        default=0.05,
+        gt=0,
+        description="greatest expected calibration error on held-out rows with which metrics are estimated without labels",
+    )
+
+
 class MonitorSpec(Frozen):
-    """When a window counts as drifted, and when that starts a training."""
+    """When a window counts as drifted."""
 
     false_alarm_rate: float = Field(default=0.05, gt=0, lt=0.5, description="share of windows like the history that may alarm")
     effect_size: float = Field(default=0.05, ge=0, description="least Wasserstein / sd or total variation that matters")
     consecutive: int = Field(default=2, ge=1, description="alarmed windows in a row before a training is started")
     min_history: int = Field(default=30, ge=5, description="windows of history below which nothing alarms")
-    cooldown: Duration = Field(
-        default=timedelta(days=7), description="least event time between two trainings that drift starts"
-    )
-    train_range: Duration = Field(
-        default=timedelta(days=180), description="length of the range that a drift-triggered training uses"
-    )
     ignore: tuple[str, ...] = Field(default=(), description="columns shown but never alarmed, e.g. the season")
+    performance: PerformanceSpec = Field(default_factory=PerformanceSpec)
+    label_delay: Duration = Field(default=timedelta(0), description="filled from snapshot.label_delay")
     model: str = Field(
         default="",
         pattern=r"^([a-z][a-z0-9_]{0,62})?$",
@@ -324,6 +338,7 @@ class PipelineSpec(Frozen):
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     deploy: DeploySpec = Field(default_factory=DeploySpec)
     monitor: MonitorSpec = Field(default_factory=MonitorSpec)
+    retrain: RetrainSpec = Field(default_factory=RetrainSpec)
     serve: ServeSpec = Field(default_factory=ServeSpec)
     resources: dict[StageName, Resources] = Field(
         default_factory=dict, description="stage -> limits of its container, and its GPUs; part of no cache key"
@@ -359,11 +374,9 @@ class PipelineSpec(Frozen):
 
     @model_validator(mode="after")
     def _serving_fits(self) -> Self:
-        labels, omitted = self.serve.challenger.labels, set(self.serve.log.omit)
-        if labels is not None and labels not in self.collect.sources:
-            msg = f"serve.challenger.labels names source {labels!r}, which collect.sources does not have"
-            raise ValueError(msg)
-        unknown = sorted(omitted - {column.name for column in self.features.columns})
+        sources = {name: {c: spec.type for c, spec in source.columns.items()} for name, source in self.collect.sources.items()}
+        check_challenger(self.serve.challenger, self.features.task, self.features.label, sources)
+        unknown = sorted(set(self.serve.log.omit) - {column.name for column in self.features.columns})
         if unknown:
             msg = f"serve.log.omit names {unknown}, which features.columns does not have"
             raise ValueError(msg)

@@ -1,27 +1,32 @@
-"""What Airflow does beside the stages: start a training because of drift, roll a model back."""
+"""What Airflow does beside the stages: start a training that the records ask for, roll a model back."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import DagRunTriggerException
 
 from mlops_links import TrainingRunLink, run_page
-from mlops_operator import FACTS, TaskFailed, TaskSkipped, facts_of, say_why
-from mlops_requests import Request, refuse_unknown, resolve, run_key
-from mlops_tasks.core.windows import floor
+from mlops_operator import TaskFailed, TaskSkipped, facts_of, say_why
+from mlops_requests import MOST_REASON, refuse_unknown, run_key
 from mlops_tasks.errors import PipelineError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from mlops_tasks.core.retraining import RetrainRequest
+    from mlops_tasks.runner.retraining import Reconciled
     from mlops_tasks.specs import PipelineSpec
 
 
 class StartTraining(BaseOperator):
-    """Starts `.train` if the monitor asks for it, once a cool-down."""
+    """Starts `.train` if what is recorded of the model asks for it and nothing holds it back; each training once.
+
+    What has to be done is read from the records alone, so this task may run after each window, on a schedule of its own, twice
+    at once or not at all for a while: a training that was asked for and not started is started by whoever looks next.
+    """
 
     ui_color = "#fdf1e0"
     operator_extra_links = (TrainingRunLink(),)
@@ -29,31 +34,52 @@ class StartTraining(BaseOperator):
     def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
         """Start trainings of `pipeline`, or of the one whose model it watches."""
         super().__init__(**kwargs)
-        self.spec = pipeline
+        self.model = pipeline.monitor.model or pipeline.name
         self.links: dict[str, str] = {}
         self.why = ""
-        self.on_failure_callback = self.on_skipped_callback = [say_why]
+        self.on_failure_callback = self.on_retry_callback = self.on_skipped_callback = [say_why]
 
     def execute(self, context: Context) -> None:
-        """Start the run by Airflow's own way: the same id twice is skipped. Raises: AirflowSkipException: no need."""
+        """Start the run by Airflow's own way: the same id twice is skipped.
+
+        Raises:
+            AirflowSkipException: no training is needed, or something holds it back.
+
+        """
         facts = facts_of(context)
-        request = resolve(facts, cadence=self.spec.cadence)
-        decision = context["ti"].xcom_pull(task_ids="monitor", key=FACTS) or {}
-        if not decision.get("retrain"):
-            self.why = f"no training: {decision.get('reason') or 'the monitor asks for none'}"
-            raise TaskSkipped(self.why)
-        if request.intent == "backfill":
-            self.why = "no training: a backfill of the past starts none"
-            raise TaskSkipped(self.why)
-        reason = str(decision.get("reason") or "drift")
-        dag_id, run_id = f"{self.spec.monitor.model or self.spec.name}.train", training_run_id(self.spec, request.end)
-        self.links = {"Training run": run_page(dag_id, run_id)}
-        self.log.info("%s: starts %s (%s)", reason, dag_id, run_id)
+        if facts.run_type == "backfill":
+            self._skip("a backfill of the past starts none")
+        found = self._reconcile(context)
+        if found.request is None:
+            self._skip(found.reason)
+        self._start(found.request)
+
+    def _reconcile(self, context: Context) -> Reconciled:
+        from mlops_tasks.runner.retraining import reconcile  # noqa: PLC0415 - heavy: only this task's process pays for it
+
+        ti, dag_id = context["ti"], f"{self.model}.train"
+
+        def run_state(run_id: str) -> str | None:
+            """Ask Airflow, which raises for a run that it doesn't know."""
+            return str(ti.get_dagrun_state(dag_id, run_id)) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
+
+        try:
+            return reconcile(self.model, now=datetime.now(UTC), run_state=run_state)
+        except PipelineError as error:
+            if error.retryable:
+                raise
+            self.why = f"{type(error).__name__}: {error}"
+            raise TaskFailed(self.why) from error
+
+    def _start(self, request: RetrainRequest) -> NoReturn:
+        dag_id = f"{self.model}.train"
+        self.links = {"Training run": run_page(dag_id, request.run_id)}
+        self.log.info("%s: starts %s (%s)", request.reason, dag_id, request.run_id)
         raise DagRunTriggerException(
             trigger_dag_id=dag_id,
-            dag_run_id=run_id,
-            conf=training_conf(self.spec, request, reason),
-            note=f"Drift in {request.start:%Y-%m-%d %H:%M}: {reason}",
+            dag_run_id=request.run_id,
+            conf=training_conf(request),
+            note=f"Training {request.number}, as of {request.as_of:%Y-%m-%d %H:%M}: {request.reason}",
             skip_when_already_exists=True,
             reset_dag_run=False,
             wait_for_completion=False,
@@ -63,20 +89,15 @@ class StartTraining(BaseOperator):
             deferrable=False,
         )
 
-
-def training_run_id(spec: PipelineSpec, end: datetime) -> str:
-    """Name the training of a cool-down: windows of one cool-down get the same name."""
-    cooldown = spec.monitor.cooldown
-    if not cooldown:
-        return f"drift__{end:%Y-%m-%dT%H}"
-    started = spec.schedule.start + cooldown * ((end - spec.schedule.start) // cooldown)
-    return f"drift__{started:%Y-%m-%dT%H}"
+    def _skip(self, why: str) -> NoReturn:
+        self.why = f"no training: {why}"
+        raise TaskSkipped(self.why)
 
 
-def training_conf(spec: PipelineSpec, request: Request, reason: str) -> dict[str, Any]:
-    """Name the range explicitly: the latest `monitor.train_range` up to the drifted window's end."""
-    start = max(floor(request.end - spec.monitor.train_range, spec.cadence), spec.schedule.start)
-    return {"start": start.isoformat(), "end": request.end.isoformat(), "reason": reason, "intent": "drift"}
+def training_conf(request: RetrainRequest) -> dict[str, Any]:
+    """Name the range explicitly, and why."""
+    reason = request.reason if len(request.reason) <= MOST_REASON else f"{request.reason[: MOST_REASON - 1]}…"
+    return {"start": request.start.isoformat(), "end": request.end.isoformat(), "reason": reason, "intent": "drift"}
 
 
 class RollBack(BaseOperator):

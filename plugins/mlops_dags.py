@@ -11,6 +11,7 @@ from typing import Any
 from airflow.sdk import CronDataIntervalTimetable, Param, get_parsing_context
 
 from mlops_operator import StageOperator, runtime
+from mlops_requests import MOST_REASON
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names, pipelines_root
 from mlops_tasks.pipeline import BY_NAME, Stage
@@ -169,7 +170,7 @@ def reason_param(*, required: bool = False) -> Param:
         None,
         type="string" if required else ["null", "string"],
         minLength=1 if required else 0,
-        maxLength=500,
+        maxLength=MOST_REASON,
         title="Reason",
         description_md="Why this run is started; kept with its results.",
     )

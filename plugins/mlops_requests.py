@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlops_tasks.artifacts import Intent
     from mlops_tasks.specs import Cadence
 
+MOST_REASON = 500
+"""Characters of a run's reason."""
 OVERRIDES = {"trials": "train.trials", "promote": "deploy.promote"}
 """Param -> the key of the spec that it overrides."""
 

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_rollback(commands)
     _add_rollout(commands)
+    _add_retrain(commands)
     _add_spark(commands)
     add_backtest(commands)
     return parser
@@ -222,6 +223,26 @@ def _add_rollout(commands: Commands) -> None:
     )
     add_name(command)
     command.add_argument("--settle", action="store_true", help="do what the rule says; without it, only say so")
+
+
+def _add_retrain(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "retrain",
+        "Say whether the model is to be trained again, and why: drift, a worse error, age, new data, and what holds it back.",
+        "mlops retrain nyc_flights",
+        "mlops retrain nyc_flights --run",
+        "mlops retrain nyc_flights --resume --reason 'the source was mended'",
+    )
+    add_name(command)
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--run", action="store_true", help="train now if it is time, here and without Airflow (which has the DAG `.retrain`)"
+    )
+    what.add_argument(
+        "--resume", action="store_true", help="let trainings be started again after too many candidates were refused in a row"
+    )
+    command.add_argument("--reason", default="", help="why, with --resume")
 
 
 def _add_spark(commands: Commands) -> None:

@@ -39,9 +39,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         who="cli",
         now=started,
     )
-    runner = Runner(apply_overrides(load_pipeline(args.name), overrides))
+    return run_loop(Runner(apply_overrides(load_pipeline(args.name), overrides)), first, recompute=args.recompute)
+
+
+def run_loop(runner: Runner, first: Invocation, *, recompute: str | None = None) -> dict[str, Any]:
+    """Run collect to deploy as `first` says, and `recompute` and all after it anew; return a summary. Raises: PipelineError."""
     stages = [*INGEST, *TRAIN]
-    again = stages[stages.index(args.recompute) :] if args.recompute in stages else []
+    again = stages[stages.index(recompute) :] if recompute in stages else []
     loop = _Loop(runner, first, frozenset(again))
     for name in stages:
         try:

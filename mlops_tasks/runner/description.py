@@ -49,7 +49,6 @@ def describe(results: Sequence[Any], ports: Ports) -> tuple[dict[str, str], dict
     elif isinstance(last, Deployment):
         facts = {"model": last.model, "version": last.version, "alias": last.alias}
     elif isinstance(last, DriftReport):
-        asked = [r for r in results if r.retrain]
-        alarms = [r.window.label for r in results if r.status == "alarm"]
-        facts = {"retrain": bool(asked), "reason": (asked or results)[-1].reason, "status": last.status, "alarms": alarms}
+        alarmed = [r for r in results if r.status == "alarm"]
+        facts = {"reason": (alarmed or results)[-1].reason, "status": last.status, "alarms": [r.window.label for r in alarmed]}
     return links, facts

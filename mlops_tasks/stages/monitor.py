@@ -1,39 +1,41 @@
-"""New windows and the deployed model's training data to drift reports and the decision to train again.
+"""New windows and the deployed model's training data to drift reports.
 
-What was seen in a window is a small mutable record, `<pipeline>/monitor/<version>/<window>.json`; that
-a training was asked for is the existence of `<pipeline>/monitor/retrains/<window>.json`. Each is the
-only truth of its kind, so windows may come again, late or in any order.
+What was seen in a window is a small mutable record, `<pipeline>/monitor/<version>/<window>.json`, the only truth of its
+kind, so windows may come again, late or in any order. Whether the model is trained again is decided from these records
+by whoever looks after it (`runner.retraining`), not here.
 """
 
 from __future__ import annotations
 
-import bisect
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
 from mlops_tasks.artifacts import ColumnDrift, DriftReport
-from mlops_tasks.core.drift import RetrainRecord, WindowRecord, calibrate, decide, score_window
+from mlops_tasks.core.drift import WindowRecord, calibrate, score_window
 from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift, say_drift
 from mlops_tasks.core.frames import read_files
+from mlops_tasks.core.performance import watch
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.sketches import Reference, sketch_window
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
     from mlops_tasks.artifacts import Deployment, ValidFeatures
-    from mlops_tasks.core.drift import Calibration, Decision
+    from mlops_tasks.core.drift import Calibration
+    from mlops_tasks.core.performance import Watched
     from mlops_tasks.ports import ArtifactStore, Ports
     from mlops_tasks.specs import MonitorSpec
 
 
 def run(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deployment, *, ports: Ports) -> list[DriftReport]:
-    """Compare each window with the deployed model's training data and decide on training again; reports in time order.
+    """Compare each window with the deployed model's training data and record what is seen; reports in time order.
 
     Raises:
         DataRejected: a window lacks a column that the model reads, or it has another type.
@@ -45,10 +47,11 @@ def run(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deploy
         return []
     reference = _load_reference(deployment, ports.store)
     calibration = calibrate(reference, spec)
+    watched = watch(spec, features, deployment, ports=ports)
     reports = []
     with ports.progress.bar("monitor", total=len(features)) as bar:
         for item in sorted(features, key=lambda f: f.window.start):
-            reports.append(_monitor_window(spec, item, deployment, reference, calibration, ports=ports))
+            reports.append(_monitor_window(spec, item, deployment, reference, calibration, watched=watched, ports=ports))
             bar.advance(1, window=item.window.label)
     return reports
 
@@ -69,6 +72,7 @@ def _monitor_window(
     reference: Reference,
     calibration: Calibration,
     *,
+    watched: Watched | None,
     ports: Ports,
 ) -> DriftReport:
     sketch = sketch_window(_read_rows(item, reference, ports.store), reference, item.window.label)
@@ -80,9 +84,11 @@ def _monitor_window(
         status=score.status,
         columns=tuple(column.column for column in score.alarmed),
         reason=say_drift(item.window, score, calibration, spec),
+        rows=score.rows,
+        intent=ports.run.intent,
     )
-    decision = _decide(spec, record, ports)
-    comparison = Comparison(ports.run.pipeline, item, deployment, spec, reference, calibration, sketch, score, decision)
+    _record(record, ports)
+    comparison = Comparison(ports.run.pipeline, item, deployment, spec, reference, calibration, sketch, score, watched)
     return _publish(comparison, ports)
 
 
@@ -93,36 +99,18 @@ def _read_rows(item: ValidFeatures, reference: Reference, store: ArtifactStore) 
     return read_files(store, [file], [name for name in reference.layouts if name in present])
 
 
-def _decide(spec: MonitorSpec, record: WindowRecord, ports: Ports) -> Decision:
-    """Record what was seen, decide, and record that a training is asked for."""
-    store, base, label = ports.store, f"{ports.run.pipeline}/monitor", record.window.label
-    store.write(f"{base}/{record.model_version}/{label}.json", record.model_dump_json().encode())
-    retrains = [RetrainRecord.model_validate_json(store.read(key)) for key in store.list(f"{base}/retrains/")]
-    neighbours = list(_neighbours(spec, record, store, f"{base}/{record.model_version}/")) if record.alarm else []
-    decision = decide(spec, record, neighbours, retrains, ports.run.intent)
-    if decision.retrain:
-        asked = RetrainRecord(
-            window=record.window,
-            model_version=record.model_version,
-            run_id=ports.run.run_id,
-            at=ports.run.now,
-            reason=f"{record.reason}; {decision.why}",
-        )
-        store.create(f"{base}/retrains/{label}.json", asked.model_dump_json().encode())
-    return decision
-
-
-def _neighbours(spec: MonitorSpec, record: WindowRecord, store: ArtifactStore, prefix: str) -> Iterator[WindowRecord]:
-    """Yield the records nearest in time, as many on each side as a row of alarms can need; labels sort by time."""
-    keys = list(store.list(prefix))
-    at = bisect.bisect_left(keys, f"{prefix}{record.window.label}.json")
-    reach = spec.consecutive - 1
-    for key in keys[max(0, at - reach) : at + reach + 1]:
-        yield WindowRecord.model_validate_json(store.read(key))
+def _record(record: WindowRecord, ports: Ports) -> None:
+    """Keep what was seen. A backfill that looks again does not make a scheduled run's alarm one that starts nothing."""
+    key = f"{ports.run.pipeline}/monitor/{record.model_version}/{record.window.label}.json"
+    if record.intent in {"backfill", "reproduce"}:
+        with suppress(KeyError):
+            before = WindowRecord.model_validate_json(ports.store.read(key))
+            record = record.model_copy(update={"intent": before.intent})
+    ports.store.write(key, record.model_dump_json().encode())
 
 
 def _publish(comparison: Comparison, ports: Ports) -> DriftReport:
-    item, deployment, score, decision = comparison.item, comparison.deployment, comparison.score, comparison.decision
+    item, deployment, score = comparison.item, comparison.deployment, comparison.score
     texts = {
         "drift.json": json.dumps(describe_drift(comparison), indent=1),
         "sketch.json": json.dumps(comparison.sketch.to_json(), separators=(",", ":")),
@@ -151,6 +139,5 @@ def _publish(comparison: Comparison, ports: Ports) -> DriftReport:
             )
             for c in score.columns
         ),
-        retrain=decision.retrain,
         reason=comparison.reason,
     )

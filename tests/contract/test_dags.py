@@ -47,16 +47,16 @@ def stages_of(dag: DAG) -> dict[str, Any]:
     return {task.stage: task for task in dag.tasks if hasattr(task, "stage")}
 
 
-def test_every_pipeline_has_its_four_dags(dags: dict[str, DAG]) -> None:
-    assert set(dags) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "rollback")}
+def test_every_pipeline_has_its_five_dags(dags: dict[str, DAG]) -> None:
+    assert set(dags) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback")}
 
 
-def test_a_pipeline_that_tries_challengers_has_a_fifth_dag(folders: Path) -> None:
+def test_a_pipeline_that_tries_challengers_has_a_sixth_dag(folders: Path) -> None:
     path = folders / NAME / "pipeline.yaml"
     path.write_text(path.read_text(encoding="utf-8") + "\nserve: {challenger: {mode: canary, check: 30m}}\n", encoding="utf-8")
     found, errors = parse(folders)
     assert errors == {}
-    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "rollback", "rollout")}
+    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback", "rollout")}
     dag = found[f"{NAME}.rollout"]
     assert dag.schedule == timedelta(minutes=30)
     assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
@@ -109,6 +109,25 @@ def test_every_task_and_dag_is_documented_and_owned(dags: dict[str, DAG]) -> Non
             assert task.execution_timeout.total_seconds() == BY_NAME[name].timeout_s
 
 
+def test_trainings_are_looked_after_by_every_monitoring_run_and_by_a_dag_of_its_own(dags: dict[str, DAG]) -> None:
+    assert dags[f"{NAME}.monitor"].get_task("start_training").upstream_task_ids == {"monitor"}
+    alone = dags[f"{NAME}.retrain"]
+    assert alone.schedule == timedelta(hours=1)
+    assert alone.max_active_runs == 1
+    assert [task.task_id for task in alone.tasks] == ["start_training"]
+
+
+def test_who_watches_another_pipelines_model_does_not_look_after_its_trainings(folders: Path) -> None:
+    shutil.copytree(folders / NAME, folders / "watch")
+    path = folders / "watch" / "pipeline.yaml"
+    text = path.read_text(encoding="utf-8").replace(f"name: {NAME}", "name: watch")
+    path.write_text(text.replace("monitor:\n", f"monitor:\n  model: {NAME}\n"), encoding="utf-8")
+    found, errors = parse(folders)
+    assert errors == {}
+    assert f"{NAME}.retrain" in found
+    assert "watch.retrain" not in found
+
+
 def test_ingest_has_one_true_interval_a_window(dags: dict[str, DAG]) -> None:
     for kind in ("ingest", "monitor"):
         timetable = dags[f"{NAME}.{kind}"].timetable
@@ -158,7 +177,7 @@ def test_a_broken_folder_is_reported_and_takes_no_other_down(folders: Path) -> N
     shutil.copytree(folders / NAME, folders / "broken")
     (folders / "broken" / "pipeline.yaml").write_text((folders / NAME / "pipeline.yaml").read_text() + "cadense: day\n")
     found, errors = parse(folders)
-    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "rollback")}
+    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback")}
     ((file, error),) = errors.items()
     assert Path(file).name == "check.py"
     assert f"{folders.name}/broken/pipeline.yaml: cadense is not a known key; did you mean 'cadence'?" in error
@@ -205,7 +224,7 @@ def parsed_alone(**environment: str) -> dict[str, list[str]]:
 
 def test_no_heavy_import_is_reached_by_the_dag_files() -> None:
     found = parsed_alone()
-    assert len(found["dags"]) == 4
+    assert len(found["dags"]) == 5
     assert HEAVY & set(found["modules"]) == set()
 
 

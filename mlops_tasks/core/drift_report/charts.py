@@ -38,23 +38,23 @@ def draw_history(labels: Sequence[str], calibration: Calibration, window: str, s
     def at_y(value: float) -> float:
         return TOP + (height - TOP - BOTTOM) * (1 - max(value, 0.0) / top)
 
-    parts = [_axis_y(ticks(0, top), at_y, width, "g")]
+    parts = [draw_axis_y(ticks(0, top), at_y, width, "g")]
     for k, value in enumerate(maxima):
         kind = "over" if value > limit > 0 else "past"
         tip = f"<title>{escape(labels[k])}: {value:.1f}</title>"
         parts.append(f'<circle class="{kind}" cx="{LEFT + 8 + k * step:.1f}" cy="{at_y(value):.1f}" r="3">{tip}</circle>')
     named = [k for k in (0, len(maxima) // 2) if k < len(maxima)]
-    parts += [_text(LEFT + 8 + k * step, height - 8, labels[k], "tick", "middle" if k else "start") for k in named]
+    parts += [draw_text(LEFT + 8 + k * step, height - 8, labels[k], "tick", "middle" if k else "start") for k in named]
     if limit:
         y = at_y(limit)
         parts.append(f'<line class="limit" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT + 6, y - 5, f"alarm above {limit:.1f}", "limit-text", "start"))
+        parts.append(draw_text(LEFT + 6, y - 5, f"alarm above {limit:.1f}", "limit-text", "start"))
     kind = "alarm" if score.status == "alarm" else "now"
     parts.append(f'<circle class="{kind}" cx="{here}" cy="{at_y(score.maximum):.1f}" r="6"/>')
     beside = at_y(score.maximum) + 4
-    parts.append(_text(here - 12, beside, f"{score.maximum:.1f}", f"{kind}-text", "end"))
-    parts.append(_text(width - RIGHT, height - 8, window, f"{kind}-text", "end"))
-    return _svg(width, height, parts, f"History of the largest standardised distance; this window: {score.maximum:.1f}")
+    parts.append(draw_text(here - 12, beside, f"{score.maximum:.1f}", f"{kind}-text", "end"))
+    parts.append(draw_text(width - RIGHT, height - 8, window, f"{kind}-text", "end"))
+    return make_svg(width, height, parts, f"History of the largest standardised distance; this window: {score.maximum:.1f}")
 
 
 def draw_numeric(layout: NumericBins, current: ColumnSketch, merged: ColumnSketch) -> Markup:
@@ -73,7 +73,7 @@ def draw_numeric(layout: NumericBins, current: ColumnSketch, merged: ColumnSketc
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share / top)
 
     base = at_y(0)
-    parts = [_axis_y(ticks(0, top), at_y, WIDTH, ".0%" if top > FINE else ".1%")]
+    parts = [draw_axis_y(ticks(0, top), at_y, WIDTH, ".0%" if top > FINE else ".1%")]
     for k, share in enumerate(then.tolist()):
         x, wide = at_x(edges[k]), at_x(edges[k + 1]) - at_x(edges[k])
         y = at_y(share)
@@ -82,8 +82,8 @@ def draw_numeric(layout: NumericBins, current: ColumnSketch, merged: ColumnSketc
     for k, share in enumerate(now.tolist()):
         path.append(f"V{at_y(share):.1f}H{at_x(edges[k + 1]):.1f}")
     parts.append(f'<path class="now-line" d="{"".join(path)}V{base:.1f}"/>')
-    parts += [_text(at_x(v), HEIGHT - 10, f"{v:,.6g}", "tick", "middle") for v in ticks(low, high)]
-    return _svg(WIDTH, HEIGHT, parts, "Shares of rows by value: training data and window")
+    parts += [draw_text(at_x(v), HEIGHT - 10, f"{v:,.6g}", "tick", "middle") for v in ticks(low, high)]
+    return make_svg(WIDTH, HEIGHT, parts, "Shares of rows by value: training data and window")
 
 
 def draw_categories(layout: Categories, current: ColumnSketch, merged: ColumnSketch) -> Markup:
@@ -97,12 +97,12 @@ def draw_categories(layout: Categories, current: ColumnSketch, merged: ColumnSke
     parts = []
     for row, k in enumerate(ranked):
         y = TOP + row * ROW
-        parts.append(_text(NAME_WIDTH - 8, y + 16, _short(names[k]), "name", "end"))
+        parts.append(draw_text(NAME_WIDTH - 8, y + 16, _short(names[k]), "name", "end"))
         for kind, share, shift in (("then", then[k], 2), ("now-bar", now[k], 13)):
             wide = room * share / top
             parts.append(f'<rect class="{kind}" x="{NAME_WIDTH}" y="{y + shift}" width="{wide:.1f}" height="10" rx="2"/>')
-            parts.append(_text(NAME_WIDTH + wide + 6, y + shift + 9, f"{share:.1%}", "value", "start"))
-    return _svg(WIDTH, TOP * 2 + ROW * max(len(ranked), 1), parts, "Shares of categories: training data and window")
+            parts.append(draw_text(NAME_WIDTH + wide + 6, y + shift + 9, f"{share:.1%}", "value", "start"))
+    return make_svg(WIDTH, TOP * 2 + ROW * max(len(ranked), 1), parts, "Shares of categories: training data and window")
 
 
 def _with_null(sketch: ColumnSketch) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -122,16 +122,18 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step) + 1)]
 
 
-def _axis_y(values: Sequence[float], at_y: Callable[[float], float], width: int, style: str) -> str:
+def draw_axis_y(values: Sequence[float], at_y: Callable[[float], float], width: int, style: str) -> str:
+    """Return grid lines with their values."""
     lines = [
         f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{at_y(v):.1f}" y2="{at_y(v):.1f}"/>'
-        + _text(LEFT - 8, at_y(v) + 4, f"{v:{style}}", "tick", "end")
+        + draw_text(LEFT - 8, at_y(v) + 4, f"{v:{style}}", "tick", "end")
         for v in values
     ]
     return "".join(lines)
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+def draw_text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+    """Return a text of a class of the style sheet; `anchor`: start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -139,6 +141,7 @@ def _short(name: str, most: int = 16) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _svg(width: int, height: int, parts: Sequence[str], label: str) -> Markup:
+def make_svg(width: int, height: int, parts: Sequence[str], label: str) -> Markup:
+    """Return a drawing of parts whose texts are escaped; `label` is for those who don't see it."""
     body = "".join(parts)
     return Markup(f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>')  # noqa: S704 - every text above is escaped

@@ -10,7 +10,8 @@ from mlops_tasks.core.sketches import NumericBins
 
 if TYPE_CHECKING:
     from mlops_tasks.artifacts import Deployment, ValidFeatures, Window
-    from mlops_tasks.core.drift import Calibration, ColumnScore, Decision, WindowScore
+    from mlops_tasks.core.drift import Calibration, ColumnScore, WindowScore
+    from mlops_tasks.core.performance import Watched
     from mlops_tasks.core.sketches import Layout, Reference, Sketches
     from mlops_tasks.specs import MonitorSpec
 
@@ -29,12 +30,13 @@ class Comparison:
     calibration: Calibration
     sketch: Sketches
     score: WindowScore
-    decision: Decision
+    performance: Watched | None = None
+    """How the model did, in this window and before; None: not watched."""
 
     @property
     def reason(self) -> str:
-        """What was seen and what was decided, in one sentence."""
-        return f"{say_drift(self.item.window, self.score, self.calibration, self.spec)}; {self.decision.why}"
+        """What was seen, in one sentence."""
+        return say_drift(self.item.window, self.score, self.calibration, self.spec)
 
 
 def say_drift(window: Window, score: WindowScore, calibration: Calibration, spec: MonitorSpec) -> str:
@@ -85,7 +87,6 @@ def describe_drift(comparison: Comparison) -> dict[str, Any]:
         "effect_size": comparison.spec.effect_size,
         "history": {"windows": list(reference.history.windows), "maxima": calibration.maxima.tolist()},
         "columns": [asdict(c) for c in score.columns],
-        "retrain": comparison.decision.retrain,
         "reason": comparison.reason,
     }
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from mlops_tasks.core.drift import missing_shares
 from mlops_tasks.core.drift_report.charts import draw_categories, draw_history, draw_numeric
 from mlops_tasks.core.drift_report.comparison import unit_of
+from mlops_tasks.core.drift_report.performance_section import describe_performance
 from mlops_tasks.core.sketches import QUANTA_PER_SD, NumericBins
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def render_drift(comparison: Comparison) -> str:
         plots=[_plot(comparison, column) for column in score.alarmed[:MOST_PLOTS]],
         rows=[_row(comparison, column) for column in score.columns],
         unplotted=max(0, len(score.alarmed) - MOST_PLOTS),
+        performance=describe_performance(comparison),
     )
     return page
 

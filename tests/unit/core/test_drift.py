@@ -1,40 +1,30 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance  # type: ignore[import-untyped]  # scipy has no types
 
-from mlops_tasks.artifacts import Intent
 from mlops_tasks.core.drift import (
-    Decision,
-    RetrainRecord,
-    WindowRecord,
     WindowScore,
     calibrate,
     column_distances,
-    decide,
     psi,
     score_window,
 )
 from mlops_tasks.core.sketches import ColumnSketch, Layout, Reference, build_reference, lay_out, sketch_window, sketch_windows
 from mlops_tasks.specs import MonitorSpec
-from tests.drifting import SCHEMA, label, label_of, make_day, make_days, window
+from tests.drifting import SCHEMA, label_of, make_day, make_days
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SPEC = MonitorSpec()
 HISTORY = 60
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -170,101 +160,3 @@ def test_identical_windows_have_a_finite_score() -> None:
 
     assert score(reference, make_day(0)).status == "ok"
     assert math.isfinite(score(reference, make_day(1)).maximum)
-
-
-# ---- decisions
-
-
-def record(day: int, *, alarm: bool = True, version: int = 1) -> WindowRecord:
-    return WindowRecord(
-        window=window(day), model_version=version, features=f"f{day}", status="alarm" if alarm else "ok", columns=(), reason=""
-    )
-
-
-def asked(day: int, version: int = 1) -> RetrainRecord:
-    return RetrainRecord(window=window(day), model_version=version, run_id="r", at=NOW, reason="")
-
-
-def replay(spec: MonitorSpec, alarms: list[bool], order: list[int]) -> list[int]:
-    """Monitor the days in an order; return the days that asked for a training."""
-    seen: dict[int, WindowRecord] = {}
-    retrains: dict[int, RetrainRecord] = {}
-    for day in order:
-        seen[day] = record(day, alarm=alarms[day])
-        if decide(spec, seen[day], seen.values(), retrains.values(), "scheduled").retrain:
-            retrains[day] = asked(day)
-    return sorted(retrains)
-
-
-SPECS = st.builds(
-    MonitorSpec, consecutive=st.integers(1, 4), cooldown=st.integers(0, 10).map(lambda days: timedelta(days=days))
-)
-
-
-@given(spec=SPECS, alarms=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())
-@settings(max_examples=200, deadline=None)
-def test_trainings_lie_a_cooldown_apart_and_no_row_is_missed_in_any_order(
-    spec: MonitorSpec, alarms: list[bool], data: st.DataObject
-) -> None:
-    days = list(range(len(alarms)))
-    made = replay(spec, alarms, data.draw(st.permutations(days)))
-    rows = [day for day in days if day + 1 >= spec.consecutive and all(alarms[day - spec.consecutive + 1 : day + 1])]
-    reach = spec.cooldown.days + spec.consecutive
-
-    assert all(timedelta(days=b - a) >= spec.cooldown for a, b in pairwise(made))
-    assert all(alarms[day] for day in made)
-    for day in rows:  # a training near by, or a later one in the same row of alarms
-        assert any(abs(day - m) <= reach or (m > day and all(alarms[day:m])) for m in made)
-    assert bool(made) == bool(rows)
-
-
-@given(spec=SPECS, alarms=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())
-@settings(max_examples=200, deadline=None)
-def test_deciding_again_in_any_order_changes_nothing(spec: MonitorSpec, alarms: list[bool], data: st.DataObject) -> None:
-    days = list(range(len(alarms)))
-    first = replay(spec, alarms, days)
-
-    again = replay(spec, alarms, [*days, *data.draw(st.permutations(days))])
-
-    assert again == first
-
-
-@given(alarms=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())
-@settings(max_examples=100, deadline=None)
-def test_the_number_of_trainings_of_a_short_row_does_not_depend_on_the_order(alarms: list[bool], data: st.DataObject) -> None:
-    spec = MonitorSpec(consecutive=2, cooldown=timedelta(days=31))
-    days = list(range(len(alarms)))
-
-    assert len(replay(spec, alarms, data.draw(st.permutations(days)))) == len(replay(spec, alarms, days))
-
-
-def test_a_row_of_alarms_starts_one_training() -> None:
-    assert replay(
-        MonitorSpec(consecutive=2, cooldown=timedelta(days=5)), [False, True, False, *[True] * 9], list(range(12))
-    ) == [4, 9]
-
-
-def test_a_gap_between_windows_ends_a_row() -> None:
-    made = decide(SPEC, record(5), [record(3)], [], "scheduled")
-
-    assert made == Decision(retrain=False, why="alarm 1 of the 2 in a row that start a training")
-
-
-@pytest.mark.parametrize(
-    ("intent", "why"),
-    [("backfill", "a backfill never starts a training"), ("reproduce", "a reproduction never starts a training")],
-)
-def test_a_backfill_never_starts_a_training(intent: Intent, why: str) -> None:
-    assert decide(SPEC, record(5), [record(4)], [], intent) == Decision(retrain=False, why=why)
-
-
-def test_the_cooldown_counts_for_every_model_version() -> None:
-    made = decide(SPEC, record(5, version=2), [record(4, version=2)], [asked(4, version=1)], "scheduled")
-
-    assert made == Decision(retrain=False, why=f"no training: window {label(4)} started one, and the cool-down is 7d")
-
-
-def test_the_same_window_under_another_version_is_within_the_cooldown() -> None:
-    made = decide(SPEC, record(5, version=2), [record(4, version=2)], [asked(5, version=1)], "scheduled")
-
-    assert not made.retrain

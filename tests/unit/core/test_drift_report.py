@@ -11,7 +11,6 @@ import pytest
 
 from mlops_tasks.artifacts import Deployment, Features, ValidFeatures, Window
 from mlops_tasks.core.drift import calibrate, score_window
-from mlops_tasks.core.drift.decision import Decision
 from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift
 from mlops_tasks.core.drift_report.bars import BARS, rebin
 from mlops_tasks.core.drift_report.charts import draw_categories, draw_history, draw_numeric, ticks
@@ -54,7 +53,6 @@ def compare(reference: Reference, frame: pd.DataFrame, spec: MonitorSpec | None 
         calibration=calibration,
         sketch=sketch,
         score=score_window(reference, calibration, sketch, spec),
-        decision=Decision(retrain=False, why="no training is needed"),
     )
 
 

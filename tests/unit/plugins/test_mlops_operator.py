@@ -10,9 +10,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 import mlops_operator
-from mlops_controls import RollBack, StartTraining, training_run_id
+from mlops_controls import RollBack, StartTraining
 from mlops_dags import train_params
 from mlops_operator import StageOperator, say_why
+from mlops_tasks.core.retraining import RetrainRequest
 from mlops_tasks.errors import (
     DataRejected,
     ModelRejected,
@@ -24,6 +25,8 @@ from mlops_tasks.errors import (
 )
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.runner import Handle, Invocation, Outcome
+from mlops_tasks.runner.retraining import Reconciled
+from mlops_tasks.specs import PipelineSpec
 
 SPEC = load_pipeline("nyc_flights", Path(__file__).parents[3] / "dags" / "pipelines")
 NOW = datetime(2013, 7, 2, tzinfo=UTC)
@@ -181,15 +184,50 @@ def test_the_reason_is_said_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch
     assert caplog.messages == ["NothingToDo: no data yet"]
 
 
-def starting() -> StartTraining:
-    return StartTraining(pipeline=SPEC, task_id="start_training")
+REQUEST = RetrainRequest(
+    number=4,
+    run_id="drift__2013-07-01T00__4",
+    start=datetime(2013, 1, 2, tzinfo=UTC),
+    end=datetime(2013, 7, 1, tzinfo=UTC),
+    causes=(),
+    reason="distance drifted",
+    model_version=3,
+    as_of=datetime(2013, 7, 1, tzinfo=UTC),
+    at=NOW,
+)
 
 
-def test_drift_starts_a_training_on_the_latest_range() -> None:
+class Trainings(FakeTask):
+    """Knows one run of `.train`."""
+
+    def get_dr_count(self, dag_id: str, *, run_ids: list[str]) -> int:
+        assert dag_id == "nyc_flights.train"
+        return run_ids.count("known")
+
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+        assert (dag_id, run_id) == ("nyc_flights.train", "known"), "Airflow raises for a run that it doesn't know"
+        return "running"
+
+
+def starting(monkeypatch: pytest.MonkeyPatch, found: Reconciled, spec: PipelineSpec = SPEC, **given: Any) -> None:
+    def fake(name: str, *, now: datetime, run_state: Any) -> Reconciled:
+        assert name == "nyc_flights"
+        assert now.tzinfo is UTC
+        assert [run_state(run_id) for run_id in ("known", "unknown")] == ["running", None]
+        return found
+
+    monkeypatch.setattr("mlops_tasks.runner.retraining.reconcile", fake)
+    task = StartTraining(pipeline=spec, task_id="start_training")
+    looking = context(**given)
+    looking["ti"] = Trainings()
+    task.execute(looking)
+
+
+def test_a_request_starts_its_training_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DagRunTriggerException) as caught:
-        starting().execute(context(monitor={"retrain": True, "reason": "distance drifted"}))
+        starting(monkeypatch, Reconciled("start", "distance drifted", REQUEST))
     asked = caught.value
-    assert asked.trigger_dag_id == "nyc_flights.train"
+    assert (asked.trigger_dag_id, asked.dag_run_id) == ("nyc_flights.train", "drift__2013-07-01T00__4")
     assert asked.skip_when_already_exists
     assert asked.conf == {
         "start": "2013-01-02T00:00:00+00:00",
@@ -197,32 +235,43 @@ def test_drift_starts_a_training_on_the_latest_range() -> None:
         "reason": "distance drifted",
         "intent": "drift",
     }
-    assert asked.note == "Drift in 2013-01-01 00:00: distance drifted"
+    assert asked.note == "Training 4, as of 2013-07-01 00:00: distance drifted"
 
 
-def test_drift_of_another_pipelines_production_data_trains_that_one() -> None:
+def test_a_long_reason_fits_the_param(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DagRunTriggerException) as caught:
+        starting(monkeypatch, Reconciled("start", "x", REQUEST.model_copy(update={"reason": "drift " * 200})))
+    assert caught.value.conf is not None
+    assert train_params(SPEC)["reason"].resolve(caught.value.conf["reason"]).endswith("d…")
+
+
+def test_drift_of_another_pipelines_production_data_trains_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     watching = SPEC.model_copy(update={"name": "watch", "monitor": SPEC.monitor.model_copy(update={"model": "nyc_flights"})})
     with pytest.raises(DagRunTriggerException) as caught:
-        StartTraining(pipeline=watching, task_id="start_training").execute(context(monitor={"retrain": True, "reason": "x"}))
+        starting(monkeypatch, Reconciled("start", "x", REQUEST), watching)
     assert caught.value.trigger_dag_id == "nyc_flights.train"
 
 
-@pytest.mark.parametrize("facts", [None, {"retrain": False, "reason": "no column drifted"}])
-def test_no_drift_starts_nothing(facts: dict[str, Any] | None) -> None:
-    with pytest.raises(AirflowSkipException, match="no training"):
-        starting().execute(context(monitor=facts))
+@pytest.mark.parametrize("action", ["none", "wait"])
+def test_no_request_starts_nothing_and_says_why(monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
+    with pytest.raises(AirflowSkipException, match="no training: the cool-down is 7d"):
+        starting(monkeypatch, Reconciled(action, "the cool-down is 7d"))
 
 
-def test_a_backfill_starts_nothing() -> None:
+def test_a_backfill_does_not_even_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlops_tasks.runner.retraining.reconcile", None)
     with pytest.raises(AirflowSkipException, match="a backfill of the past starts none"):
-        starting().execute(context(run_type="backfill", monitor={"retrain": True, "reason": "x"}))
+        StartTraining(pipeline=SPEC, task_id="start_training").execute(context(run_type="backfill"))
 
 
-def test_trainings_of_one_cool_down_share_a_name() -> None:
-    days = [datetime(2013, 1, day, tzinfo=UTC) for day in range(1, 31)]
-    names = [training_run_id(SPEC, day) for day in days]
-    assert [names.count(name) for name in dict.fromkeys(names)] == [14, 14, 2]
-    assert names[0] == "drift__2013-01-01T00"
+def test_a_wrong_spec_fails_the_look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(*_: Any, **__: Any) -> Reconciled:
+        msg = "there is no such pipeline"
+        raise SpecError(msg)
+
+    monkeypatch.setattr("mlops_tasks.runner.retraining.reconcile", fake)
+    with pytest.raises(AirflowFailException, match="SpecError: there is no such pipeline"):
+        StartTraining(pipeline=SPEC, task_id="start_training").execute(context())
 
 
 def test_a_rollback_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from subprocess import run as run_process
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlops_tasks.artifacts import Deployment, Features, FileRef, Intent, ValidFeatures, Window
-from mlops_tasks.core.drift import RetrainRecord
+from mlops_tasks.core.drift import WindowRecord
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.sketches import build_reference
 from mlops_tasks.errors import DataRejected, ModelRejected, SpecError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import Ports
 
 HISTORY = 40
-SPEC = MonitorSpec(cooldown=timedelta(days=10))
+SPEC = MonitorSpec()
 
 
 class Shop:
@@ -64,8 +64,8 @@ class Shop:
         features = Features(digest=digest, files=files, window=window(day), feature_schema=SCHEMA, rows=len(frame), rejected={})
         return ValidFeatures(digest=digest, files=(), features=features)
 
-    def retrains(self) -> list[str]:
-        return [key.rsplit("/", 1)[-1] for key in self.ports.store.list("shop/monitor/retrains/")]
+    def record(self, day: int, version: int = 3) -> WindowRecord:
+        return WindowRecord.model_validate_json(self.ports.store.read(f"shop/monitor/{version}/{label(day)}.json"))
 
 
 @pytest.fixture
@@ -76,29 +76,24 @@ def shop(tmp_path: Path) -> Shop:
 def test_an_ordinary_window_is_reported(shop: Shop) -> None:
     (report,) = monitor.run(SPEC, [shop.publish(50)], shop.deployment, ports=shop.ports)
 
-    assert (report.status, report.retrain, report.model_version) == ("ok", False, 3)
+    assert (report.status, report.model_version) == ("ok", 3)
     assert report.reason.startswith("window 2024-02-20 is like the training data (largest: ")
-    assert report.reason.endswith("; no training is needed")
     assert {c.column for c in report.columns} == {"price", "rain", "shop", "bought"}
     assert [ref.key.rsplit("/", 1)[-1] for ref in report.files] == ["drift.json", "report.html", "sketch.json"]
     assert all(shop.ports.store.verify(ref) for ref in report.files)
-    assert shop.retrains() == []
+    assert (shop.record(50).status, shop.record(50).rows, shop.record(50).intent) == ("ok", 200, "scheduled")
 
 
-def test_the_second_shifted_window_starts_a_training_and_says_why(shop: Shop) -> None:
-    features = [shop.publish(day, shift=day >= 51) for day in (50, 51, 52, 53)]
+def test_shifted_windows_alarm_and_say_why(shop: Shop) -> None:
+    features = [shop.publish(day, shift=day >= 51) for day in (50, 51, 52)]
 
     reports = monitor.run(SPEC, features, shop.deployment, ports=shop.ports)
 
-    assert [r.status for r in reports] == ["ok", "alarm", "alarm", "alarm"]
-    assert [r.retrain for r in reports] == [False, False, True, False]
-    assert [r.columns[0].column for r in reports[1:]] == ["price"] * 3
-    assert reports[1].reason.endswith("; alarm 1 of the 2 in a row that start a training")
+    assert [r.status for r in reports] == ["ok", "alarm", "alarm"]
+    assert [r.columns[0].column for r in reports[1:]] == ["price"] * 2
     assert reports[2].reason.startswith("window 2024-02-22: price moved by ")
-    assert reports[2].reason.endswith("; 2 windows in a row alarmed: a training is started")
-    assert reports[3].reason.endswith("; no training: window 2024-02-22 started one, and the cool-down is 10d")
-    stored = RetrainRecord.model_validate_json(shop.ports.store.read("shop/monitor/retrains/2024-02-22.json"))
-    assert (stored.window, stored.model_version, stored.reason) == (window(52), 3, reports[2].reason)
+    assert shop.record(52).reason == reports[2].reason
+    assert shop.record(52).columns == ("price",)
 
 
 def test_one_call_equals_a_call_per_window_and_a_second_try(shop: Shop, tmp_path: Path) -> None:
@@ -114,28 +109,25 @@ def test_one_call_equals_a_call_per_window_and_a_second_try(shop: Shop, tmp_path
     again = monitor.run(SPEC, [shop.publish(d, shift=True) for d in days], shop.deployment, ports=shop.ports)
 
     assert together == apart == again
-    assert shop.retrains() == other.retrains() == ["2024-02-21.json"]
+    assert [shop.record(day) for day in days] == [other.record(day) for day in days]
 
 
-def test_a_window_that_comes_late_completes_the_row(shop: Shop) -> None:
-    decisions = [
-        monitor.run(SPEC, [shop.publish(day, shift=True)], shop.deployment, ports=shop.ports)[0].retrain
-        for day in (50, 52, 51, 50, 52)
-    ]
-
-    assert decisions == [False, False, True, False, False]
-    assert shop.retrains() == ["2024-02-21.json"]
-
-
-def test_a_backfill_never_starts_a_training(tmp_path: Path) -> None:
+def test_a_backfills_alarm_is_recorded_as_one(tmp_path: Path) -> None:
     shop = Shop(tmp_path, intent="backfill")
 
-    reports = monitor.run(SPEC, [shop.publish(d, shift=True) for d in (50, 51)], shop.deployment, ports=shop.ports)
+    (report,) = monitor.run(SPEC, [shop.publish(50, shift=True)], shop.deployment, ports=shop.ports)
 
-    assert [r.status for r in reports] == ["alarm", "alarm"]
-    assert not any(r.retrain for r in reports)
-    assert reports[1].reason.endswith("; a backfill never starts a training")
-    assert shop.retrains() == []
+    assert report.status == "alarm"
+    assert shop.record(50).intent == "backfill"
+
+
+def test_a_backfill_that_looks_again_leaves_a_scheduled_alarm_one(shop: Shop) -> None:
+    features = [shop.publish(50, shift=True)]
+    monitor.run(SPEC, features, shop.deployment, ports=shop.ports)
+
+    monitor.run(SPEC, features, shop.deployment, ports=replace(shop.ports, run=make_run(intent="backfill")))
+
+    assert shop.record(50).intent == "scheduled"
 
 
 def test_missing_values_are_said(shop: Shop) -> None:
@@ -146,33 +138,29 @@ def test_missing_values_are_said(shop: Shop) -> None:
     assert report.reason.startswith("window 2024-02-20: shop has 100% more missing values (robust z ")
 
 
-def test_a_new_model_version_is_judged_by_itself_but_shares_the_cooldown(shop: Shop) -> None:
-    features = [shop.publish(d, shift=True) for d in (50, 51, 52)]
-    monitor.run(SPEC, features[:2], shop.deployment, ports=shop.ports)
-    newer = shop.deployed(shop.deployment.files, version=4)
+def test_a_new_model_version_has_records_of_its_own(shop: Shop) -> None:
+    features = [shop.publish(50, shift=True)]
+    monitor.run(SPEC, features, shop.deployment, ports=shop.ports)
 
-    reports = monitor.run(SPEC, features, newer, ports=shop.ports)
+    monitor.run(SPEC, features, shop.deployed(shop.deployment.files, version=4), ports=shop.ports)
 
-    assert [r.retrain for r in reports] == [False, False, False]
-    assert shop.retrains() == ["2024-02-21.json"]
+    assert [shop.record(50, version).model_version for version in (3, 4)] == [3, 4]
 
 
-def test_too_little_history_never_starts_a_training(shop: Shop) -> None:
+def test_too_little_history_never_alarms(shop: Shop) -> None:
     features = [shop.publish(d, shift=True) for d in (50, 51)]
 
     reports = monitor.run(SPEC.model_copy(update={"min_history": 50}), features, shop.deployment, ports=shop.ports)
 
-    assert [(r.status, r.retrain) for r in reports] == [("warming_up", False)] * 2
-    assert reports[0].reason == (
-        "window 2024-02-20: warming up, 40 training windows of the 50 that an alarm needs; no training is needed"
-    )
+    assert [r.status for r in reports] == ["warming_up"] * 2
+    assert reports[0].reason == "window 2024-02-20: warming up, 40 training windows of the 50 that an alarm needs"
 
 
 def test_an_empty_window_is_reported(shop: Shop) -> None:
     (report,) = monitor.run(SPEC, [shop.publish(50, make_day(50).iloc[:0])], shop.deployment, ports=shop.ports)
 
     assert report.status == "ok"
-    assert report.reason == "window 2024-02-20 has no rows: nothing to compare; no training is needed"
+    assert report.reason == "window 2024-02-20 has no rows: nothing to compare"
 
 
 @pytest.mark.parametrize("rows", [1, 2])
