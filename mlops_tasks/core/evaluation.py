@@ -19,10 +19,13 @@ from mlops_tasks.core.importance import Importance, count_repeats, permutation_i
 from mlops_tasks.core.metrics import HEADLINE, METRICS, Predictions
 from mlops_tasks.core.scoring import category_texts
 from mlops_tasks.core.slices import Period, SliceTable, measure_periods, measure_slice
+from mlops_tasks.core.window_errors import WindowError, measure_errors
 from mlops_tasks.errors import DataRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import numpy.typing as npt
 
     from mlops_tasks.core.metrics import Floats, Ints
     from mlops_tasks.core.scoring import ModelSignature
@@ -76,6 +79,7 @@ class Evaluation(Frozen):
     slices: tuple[SliceTable, ...]
     period_unit: str
     periods: tuple[Period, ...]
+    windows: tuple[WindowError, ...] = Field(description="the candidate's error in each window: monitoring compares with it")
     importance: tuple[Importance, ...]
     importance_rows: int
     importance_repeats: int
@@ -94,6 +98,8 @@ class TestSet:
     event_time: str
     label: str
     signature: ModelSignature
+    window_N: npt.NDArray[np.str_] | None = None
+    """Label of the window that each row is of; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,7 @@ def evaluate(spec: EvaluateSpec, test: TestSet, models: Models) -> Evaluation:
         slices=tables,
         period_unit=unit,
         periods=periods,
+        windows=() if test.window_N is None else measure_errors(candidate, test.window_N),
         importance=importance,
         importance_rows=sampled,
         importance_repeats=count_repeats(sampled, len(columns)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlops_tasks.core.request_log import SCORE, VERSION
 from mlops_tasks.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ REASON = "rejected_by"
 """The column of rejected rows that names the first rule that a row broke."""
 
 
+ANSWERED = (VERSION, SCORE)
+"""Columns of the request log that are kept beside the features, so that what was really answered can be measured."""
 NUMERIC = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal", "boolean")
 NESTED = ("array", "map", "struct", "binary", "variant")
 
@@ -128,10 +131,11 @@ def _user_function(spec: PreprocessSpec) -> Callable[[dict[str, DataFrame]], Dat
 
 
 def _typed(made: DataFrame, schema: FeatureSchema, where: str) -> DataFrame:
-    """Select the schema's columns in its order, with its types."""
+    """Select the schema's columns in its order, with its types, and what the request log knows of the answers."""
     from pyspark.sql import functions as F  # noqa: N812, PLC0415 - the name that Spark's users know
 
     wanted = dict.fromkeys([schema.event_time, *schema.entity_key, *(c.name for c in schema.columns), schema.label])
+    wanted |= dict.fromkeys(name for name in ANSWERED if name in made.columns)
     missing = [name for name in wanted if name not in made.columns]
     if missing:
         lacking = ", ".join(f"{name} (the label)" if name == schema.label else name for name in missing)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mlops_tasks.errors import DataRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
@@ -63,6 +63,16 @@ def read_split(store: ArtifactStore, dataset: Dataset, split: Split) -> pd.DataF
     ref, schema = dataset.splits[split], dataset.feature_schema
     table = rows_within(read_files(store, ref.files, model_columns(schema)), schema.event_time, ref.window)
     return as_model_frame(table.to_pandas(), schema)
+
+
+def window_labels(store: ArtifactStore, dataset: Dataset, split: Split) -> Iterator[str]:
+    """Yield the window label of each row of a split, in `read_split`'s order: keys are `.../<label>/<digest>/<file>`."""
+    ref, time = dataset.splits[split], dataset.feature_schema.event_time
+    for number, file in enumerate(ref.files):
+        rows = file.rows
+        if rows is None or number in {0, len(ref.files) - 1}:  # only these can lie partly outside the split
+            rows = rows_within(read_files(store, [file], [time]), time, ref.window).num_rows
+        yield from [file.key.split("/")[-3]] * rows
 
 
 def as_model_frame(frame: pd.DataFrame, schema: FeatureSchema) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Finished local files to a published, content-addressed folder of the store.
+"""Finished local files to a published, content-addressed folder of the store, and published files to a local folder.
 
 A folder's name ends with the digest of what is in it, so publishing the same content twice, or from
 two processes at once, writes the same bytes to the same keys: nothing is doubled, nothing is mixed.
@@ -7,12 +7,14 @@ two processes at once, writes the same bytes to the same keys: nothing is double
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import FileRef, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mlops_tasks.ports import ArtifactStore
@@ -63,6 +65,25 @@ def publish_files(
         for name, path in sorted(files.items())
     )
     return digest, refs
+
+
+def gather_files(store: ArtifactStore, refs: Iterable[FileRef], folder: Path) -> dict[str, Path]:
+    """Bring files, which may lie apart in the store, into one folder, linked where the disk is the same; return them by name.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+
+    """
+    folder.mkdir(exist_ok=True)
+    files = {}
+    for ref in refs:
+        name = ref.key.rsplit("/", 1)[-1]
+        source, files[name] = store.open_local(ref), folder / name
+        try:
+            os.link(source, files[name])
+        except OSError:  # another filesystem, or one without hard links
+            shutil.copyfile(source, files[name])
+    return files
 
 
 def _publish_once(store: ArtifactStore, path: Path, key: str) -> FileRef:

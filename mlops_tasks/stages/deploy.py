@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Deployment, FeatureColumn, FeatureSchema, digest_of
 from mlops_tasks.core.golden import load_proven
 from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, ROLLBACK, Decision, Standing, decide, deployment_of, is_withdrawn
-from mlops_tasks.core.publishing import hash_file
+from mlops_tasks.core.publishing import gather_files, hash_file
 from mlops_tasks.core.scoring import ModelSignature
 from mlops_tasks.errors import ModelRejected
 
@@ -41,7 +39,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
     name = ports.run.pipeline
     refs = _files_of(verdict)
     with ports.store.staging() as folder:
-        files = _gather(ports.store, refs, folder / "model")
+        files = gather_files(ports.store, refs, folder / "model")
         load_proven(folder / "model", spec.tolerance, what=f"{name}: model of {verdict.candidate.training}")
         version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports, verdict))
         _check_registered(ports, name, version, refs, folder / "registered")
@@ -69,20 +67,6 @@ def _files_of(verdict: Verdict) -> tuple[FileRef, ...]:
         raise ModelRejected(msg)
     judged = [ref for ref in verdict.files if ref.key.rsplit("/", 1)[-1] in VERDICT_FILES]
     return (*(wanted[name] for name in MODEL_FILES), *judged)
-
-
-def _gather(store: ArtifactStore, refs: tuple[FileRef, ...], folder: Path) -> dict[str, Path]:
-    """Bring the files into one folder, linked where the disk is the same; they may lie apart in the store."""
-    folder.mkdir()
-    files = {}
-    for ref in refs:
-        name = ref.key.rsplit("/", 1)[-1]
-        source, files[name] = store.open_local(ref), folder / name
-        try:
-            os.link(source, files[name])
-        except OSError:
-            shutil.copyfile(source, files[name])
-    return files
 
 
 def _tags(ports: Ports, verdict: Verdict) -> Mapping[str, str]:

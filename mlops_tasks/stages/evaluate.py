@@ -5,19 +5,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlops_tasks.artifacts import Verdict
 from mlops_tasks.core.evaluation import Evaluation, Models, TestSet, encode_truth, evaluate
-from mlops_tasks.core.frames import read_split
+from mlops_tasks.core.frames import read_split, window_labels
 from mlops_tasks.core.gates import check_metrics
 from mlops_tasks.core.metrics import Predictions
 from mlops_tasks.core.model_card import render_model_card
-from mlops_tasks.core.publishing import publish_files
+from mlops_tasks.core.publishing import gather_files, publish_files
 from mlops_tasks.core.report import Details, layout_digest, render_report
 from mlops_tasks.core.scoring import ModelSignature, Scorer
 from mlops_tasks.errors import DataRejected, ModelRejected
@@ -121,18 +119,13 @@ def _read_test(dataset: Dataset, signature: ModelSignature, spec: EvaluateSpec, 
         event_time=dataset.feature_schema.event_time,
         label=signature.target,
         signature=signature,
+        window_N=np.array(list(window_labels(ports.store, dataset, "test"))),
     )
 
 
 def _load(store: ArtifactStore, refs: Iterable[FileRef], folder: Path) -> Scorer:
-    """Bring files into one folder, linked where the disk is the same, and load the model."""
-    folder.mkdir()
-    for ref in refs:
-        source, target = store.open_local(ref), folder / ref.key.rsplit("/", 1)[-1]
-        try:
-            os.link(source, target)
-        except OSError:  # another filesystem, or one without hard links
-            shutil.copyfile(source, target)
+    """Bring files into one folder and load the model."""
+    gather_files(store, refs, folder)
     return Scorer.load(folder, threads=0)
 
 

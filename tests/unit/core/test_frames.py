@@ -10,7 +10,7 @@ import pytest
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.artifacts import Dataset, FeatureColumn, FeatureSchema, FileRef, SplitRef, Window
-from mlops_tasks.core.frames import model_columns, read_files, read_split, rows_within
+from mlops_tasks.core.frames import model_columns, read_files, read_split, rows_within, window_labels
 from mlops_tasks.errors import DataRejected
 from tests.raw_windows import DAY, HOUR, START
 
@@ -29,8 +29,8 @@ SCHEMA = FeatureSchema(
 
 def put(store: LocalStore, name: str, table: pa.Table) -> FileRef:
     with store.staging() as folder:
-        pq.write_table(table, folder / name)
-        return store.publish(folder / name, name, rows=table.num_rows)
+        pq.write_table(table, folder / "rows.parquet")
+        return store.publish(folder / "rows.parquet", name, rows=table.num_rows)
 
 
 def rows(first: int, count: int = 24) -> pa.Table:
@@ -67,6 +67,19 @@ def test_a_split_is_the_rows_of_its_time_in_order_with_model_types(tmp_path: Pat
     assert np.isnan(frame["price"].iloc[0])
     assert frame["shop"].dtype == object
     assert frame["shop"].iloc[1] is None
+
+
+def test_each_row_of_a_split_has_its_windows_label(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    files = tuple(put(store, f"features/2024-01-0{1 + day}/d/features.parquet", rows(24 * day)) for day in range(3))
+    window = Window(start=START + 2 * HOUR, end=START + 2 * DAY + 3 * HOUR)
+    splits = {"test": SplitRef(window=window, files=files)}
+    dataset = Dataset(digest="d", files=(), as_of=START, feature_schema=SCHEMA, splits=splits, rows=72)
+
+    labels = list(window_labels(store, dataset, "test"))
+
+    assert labels == ["2024-01-01"] * 22 + ["2024-01-02"] * 24 + ["2024-01-03"] * 3
+    assert len(labels) == len(read_split(store, dataset, "test"))
 
 
 def test_windows_are_half_open(tmp_path: Path) -> None:

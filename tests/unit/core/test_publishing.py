@@ -7,7 +7,7 @@ import pytest
 
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.artifacts import FileRef
-from mlops_tasks.core.publishing import hash_file, publish_files
+from mlops_tasks.core.publishing import gather_files, hash_file, publish_files
 from mlops_tasks.errors import StoreUnavailable
 
 
@@ -49,6 +49,16 @@ def test_a_report_with_times_in_it_is_no_part_of_the_identity_and_stays_as_first
     assert first == second
     assert store.read(first[1][1].key) == b"at noon"
     assert all(store.verify(ref) for ref in second[1])
+
+
+def test_files_that_lie_apart_come_into_one_folder(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    (one,), (two,) = (publish(store, {name: data})[1] for name, data in (("a", b"one"), ("b", b"two")))
+
+    files = gather_files(store, [one, two], tmp_path / "model")
+
+    assert {name: path.read_bytes() for name, path in files.items()} == {"a": b"one", "b": b"two"}
+    assert {path.parent for path in files.values()} == {tmp_path / "model"}
 
 
 def test_files_are_hashed_whole(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_the_metrics_are_those_of_the_test_rows(tmp_path: Path) -> None:
     assert verdict.metrics["f1"] == pytest.approx(f1_score(rows["label"], score >= 0.4))
 
 
+def test_the_error_of_each_held_out_window_is_kept_for_monitoring(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+    verdict = case.judge()
+
+    (error,) = json.loads(case.read(verdict, "evaluation.json"))["windows"]
+
+    assert (error["window"], error["rows"]) == ("2013-06-01", 400), "the case has one file of features"
+    assert error["mean"] == pytest.approx(verdict.metrics["log_loss"])
+
+
 def test_only_rows_of_the_test_window_count(tmp_path: Path) -> None:
     rows = make_rows("binary")
     early, late = rows.head(50).copy(), rows.head(50).copy()
