@@ -20,8 +20,8 @@ from mlops_tasks.problems import describe_problems
 from mlops_tasks.specs import PipelineSpec
 
 SPEC_FILE = "pipeline.yaml"
-FILLED = ("code", "feature_schema", "primary", "primary_time", "static")
-"""Fields of `preprocess` that come from the folder and the other sections, never from a user."""
+FILLED = {"preprocess": ("code", "feature_schema", "primary", "primary_time", "static"), "monitor": ("label_delay",)}
+"""Section -> its fields that come from the folder and the other sections, never from a user."""
 FIXED = ("name", "preprocess.features")
 """What an override can't change: it belongs to the folder."""
 
@@ -90,8 +90,9 @@ def apply_overrides(spec: PipelineSpec, overrides: Mapping[str, Any]) -> Pipelin
     """
     where = f"{spec.name} overrides"
     raw: dict[str, Any] = spec.model_dump(by_alias=True)
-    for field in FILLED:
-        raw["preprocess"].pop(field)
+    for section, fields in FILLED.items():
+        for field in fields:
+            raw[section].pop(field)
     for key, value in overrides.items():
         if key in FIXED:
             msg = f"{where}: {key} can't be overridden; change it in the pipeline's folder"
@@ -129,11 +130,16 @@ def _read_yaml(path: Path, where: str) -> dict[str, Any]:
 
 
 def _refuse_filled(raw: Mapping[str, Any], where: str) -> None:
-    section = raw.get("preprocess")
-    given = [f for f in FILLED if isinstance(section, dict) and f in section]
+    given = [f"{name}.{f}" for name, fields in FILLED.items() for f in fields if f in _section(raw, name)]
     if given:
-        msg = "\n".join(f"{where}: preprocess.{f} is filled when the pipeline is read; remove it" for f in given)
+        msg = "\n".join(f"{where}: {key} is filled when the pipeline is read; remove it" for key in given)
         raise SpecError(msg)
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section; empty where there is none, or something else that the spec's own check will tell of."""
+    section = raw.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _read_code(raw: Mapping[str, Any], folder: Path, where: str) -> str:
@@ -175,7 +181,13 @@ def _filled(raw: Mapping[str, Any], code: str) -> dict[str, Any]:
         "primary_time": primary.get("event_time") if isinstance(primary, dict) else None,
         "static": static,
     }
-    return {**raw, "preprocess": {**section, **filled}}
+    return {**raw, "preprocess": {**section, **filled}, **_with_label_delay(raw)}
+
+
+def _with_label_delay(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the monitor's section with the delay of labels, which is stated once."""
+    delay, section = _section(raw, "snapshot").get("label_delay"), raw.get("monitor") or {}
+    return {"monitor": {**section, "label_delay": delay}} if delay is not None and isinstance(section, dict) else {}
 
 
 def _validated(raw: Mapping[str, Any], where: str) -> PipelineSpec:
@@ -183,7 +195,7 @@ def _validated(raw: Mapping[str, Any], where: str) -> PipelineSpec:
         return PipelineSpec.model_validate(raw)
     except ValidationError as error:
         # What was filled in is reported where the user wrote it.
-        own = [e for e in error.errors() if not (e["loc"][:1] == ("preprocess",) and e["loc"][1:2] and e["loc"][1] in FILLED)]
+        own = [e for e in error.errors() if not (e["loc"][1:] and e["loc"][1] in FILLED.get(str(e["loc"][0]), ()))]
         raise SpecError("\n".join(f"{where}: {line}" for line in describe_problems(own, PipelineSpec))) from error
 
 

@@ -148,6 +148,16 @@ def test_a_wrong_value_is_named_with_what_to_do(tmp_path: Path, added: str, line
         ("preprocess: {}", "preprocess: {code: x}", "preprocess.code is filled when the pipeline is read; remove it"),
         (
             "preprocess: {}",
+            "preprocess: {}\nmonitor: {label_delay: 2d}",
+            "monitor.label_delay is filled when the pipeline is read; remove it",
+        ),
+        (
+            "preprocess: {}",
+            "preprocess: {}\nsnapshot: {label_delay: 2}",
+            "snapshot.label_delay must be a duration such as 30s, 15m, 2h, 7d or 1w, got 2",
+        ),
+        (
+            "preprocess: {}",
             "preprocess: {features: ../x.sql}",
             ("preprocess.features must be a .sql or .py file in the pipeline's own folder, got '../x.sql'"),
         ),
@@ -198,6 +208,15 @@ def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     assert changed.validate_features.expectations[0].kwargs == {"column": "price"}
     assert changed.preprocess == spec.preprocess
     assert apply_overrides(spec, {}) == spec
+
+
+def test_the_monitor_knows_how_late_labels_are(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + "snapshot: {label_delay: 2d}\n")
+    spec = load_pipeline("shop", tmp_path / "pipelines")
+
+    assert spec.monitor.label_delay.days == 2
+    assert apply_overrides(spec, {"monitor.consecutive": 3}).monitor.label_delay.days == 2
+    assert apply_overrides(spec, {"snapshot.label_delay": "5d"}).monitor.label_delay.days == 5
 
 
 @pytest.mark.parametrize(
