@@ -9,6 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PYTHON ?=
 UPGRADE ?=
+SECONDS ?= 60
 
 # Without bytecode every process compiles every import again: three to five times slower starts.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,7 +21,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 LOCKED := --universal --python-version 3.11 --generate-hashes --quiet --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup lock lint format test test-fast images up down clean-stack demo stop bench docs clean
+.PHONY: help setup lock lint format test test-fast fuzz images up down clean-stack demo stop bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +67,9 @@ test: $(INSTALLED) ## all tests that this machine can run
 
 test-fast: $(INSTALLED) ## tests without a scheduler, a browser or Docker, in under five minutes
 	pytest -m 'not (airflow or browser or slow)'
+
+fuzz: $(INSTALLED) ## look for requests that the server fails on (SECONDS=60 for each target)
+	python -m tests.fuzz --seconds $(SECONDS)
 
 images: ## build the container images; what has not changed comes from the engine's cache (BASE_IMAGE=...)
 	@docker/build
