@@ -31,7 +31,7 @@ def wanted_outputs(body: dict[str, Any], signature: ModelSignature) -> dict[str,
     """Return which outputs a request asks for, and whether as bytes; none asked for is all. Raises: BadRequest."""
     asked, names = body.get("outputs"), output_names(signature)
     binary = _flag(body, "binary_data_output", default=False)
-    if not asked:
+    if asked is None or asked == []:
         return dict.fromkeys(names, binary)
     if not isinstance(asked, list) or not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in asked):
         msg = 'outputs must be a list of objects with a name, such as [{"name": "score"}]'

@@ -105,7 +105,9 @@ def _csv_number(name: str, row: int, cell: str) -> float | None:
     if not cell:
         return None
     try:
-        return float(cell)
-    except ValueError as error:
-        msg = f"{name}: row {row} must be a number or empty, got {cell[:50]!r}"
-        raise BadRequest(msg) from error
+        if cell.isascii() and "_" not in cell:  # Python would also take 1_000, and digits of all scripts
+            return float(cell)
+    except ValueError:
+        pass
+    msg = f"{name}: row {row} must be a number such as -1.5e3, or empty"
+    raise BadRequest(msg)

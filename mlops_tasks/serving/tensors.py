@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 TEXT_DATATYPE = "BYTES"
 DATATYPES = frozenset({*DTYPES, "BF16", TEXT_DATATYPE})
+INTEGERS: dict[str, tuple[int, int]] = {"BOOL": (0, 1)} | {
+    name: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for name, dtype in DTYPES.items() if dtype.kind in "iu"
+}
+"""Datatypes of integers: the least and the greatest."""
 NO_BYTES = memoryview(b"")
 MAX_DIMENSIONS = 8
 """More are nobody's tensor; each costs a pass over the data."""
@@ -70,9 +74,15 @@ def _read_tensor(tensor: object, layout: Layout, reader: BinaryReader) -> tuple[
         raise BadRequest(msg)
     count = math.prod(shape)
     parameters = tensor.get("parameters")
-    if isinstance(parameters, dict) and "binary_data_size" in parameters:
+    if parameters is not None and not isinstance(parameters, dict):
+        msg = f"inputs: tensor {name!r}: parameters must be an object, or be left out"
+        raise BadRequest(msg)
+    if parameters and "binary_data_size" in parameters:
         return name, shape, reader.read(name, str(datatype), parameters["binary_data_size"], count)
-    return name, shape, _listed(name, shape, tensor.get("data"), count)
+    flat = _listed(name, shape, tensor.get("data"), count)
+    if datatype in INTEGERS:
+        _require_integers(name, str(datatype), flat)
+    return name, shape, flat
 
 
 def _listed(name: str, shape: list[int], data: object, count: int) -> list[Any]:
@@ -85,6 +95,16 @@ def _listed(name: str, shape: list[int], data: object, count: int) -> list[Any]:
         msg = f"inputs: tensor {name!r} has shape {shape}, which is {count} values, but data holds {len(flat)}"
         raise BadRequest(msg)
     return flat
+
+
+def _require_integers(name: str, datatype: str, cells: list[Any]) -> None:
+    """Refuse numbers that are none of a datatype; whole floats are taken: so pandas writes integers among nulls."""
+    least, greatest = INTEGERS[datatype]
+    for at, cell in enumerate(cells):
+        if type(cell) in {int, float} and not (least <= cell <= greatest and cell == cell // 1):
+            allowed = f"give integers from {least} to {greatest}, or another datatype"
+            msg = f"inputs: tensor {name!r}: value {at} is no {datatype}: {allowed}"
+            raise BadRequest(msg)
 
 
 def _check_datatype(name: str, datatype: object, layout: Layout) -> None:

@@ -182,6 +182,46 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         tensors(COLUMNS) | {"outputs": [{"name": "y"}]},
         "outputs: the model does not give ['y']; it gives ['score', 'label']",
     ),
+    "outputs": (
+        tensors(COLUMNS) | {"outputs": {}},
+        'outputs must be a list of objects with a name, such as [{"name": "score"}]',
+    ),
+    "parameters": (
+        {"inputs": [tensors(COLUMNS)["inputs"][0] | {"parameters": 7}]},
+        "inputs: tensor 'price': parameters must be an object, or be left out",
+    ),
+    "beyond its datatype": (
+        tensors([("age", "UINT8", [2, 256]), *without("age")]),
+        "inputs: tensor 'age': value 1 is no UINT8: give integers from 0 to 255, or another datatype",
+    ),
+    "beyond 64 bits": (
+        tensors([("age", "INT64", [2, 2**63]), *without("age")]),
+        f"inputs: tensor 'age': value 1 is no INT64: give integers from {-(2**63)} to {2**63 - 1}, or another datatype",
+    ),
+    "fraction": (
+        tensors([("age", "INT64", [1.5, None]), *without("age")]),
+        f"inputs: tensor 'age': value 0 is no INT64: give integers from {-(2**63)} to {2**63 - 1}, or another datatype",
+    ),
+    "number for boolean": (
+        tensors([("age", "BOOL", [True, 7]), *without("age")]),
+        "inputs: tensor 'age': value 1 is no BOOL: give integers from 0 to 1, or another datatype",
+    ),
+    "no such shape": (
+        tensors(COLUMNS[1:]) | {"inputs": [{"name": "price", "shape": [-1], "datatype": "FP32", "data": [1]}]},
+        "inputs: tensor 'price' needs a shape such as [1], got [-1]",
+    ),
+    "huge shape": (
+        {"inputs": [{"name": "price", "shape": [2**40, 2**40], "datatype": "FP32", "data": [1]}]},
+        f"inputs: tensor 'price' has shape [{2**40}, {2**40}], which is {2**80} values, but data holds 1",
+    ),
+    "alias": (
+        tensors([("price", "float32", [1, 2]), *without("price")]),
+        "inputs: tensor 'price' needs a datatype such as FP32 or BYTES, got \"float32\"",
+    ),
+    "nested too deep": (
+        tensors([("price", "FP32", [[[1]], 2]), *without("price")]),
+        "price: row 0 must be a number or null, got a list",
+    ),
     "a list": ([], "the body must be a JSON object, got a list"),
 }
 
@@ -210,6 +250,60 @@ def test_mistakes_in_tensors_are_said_in_a_sentence(client: TestClient, name: st
 )  # fmt: skip
 def test_mistakes_in_invocations(client: TestClient, body: dict[str, Any], message: str) -> None:
     answer = client.post("/invocations", json=body)
+    assert (answer.status_code, answer.json()) == (400, {"error_code": "BAD_REQUEST", "message": message})
+
+
+def test_whole_floats_and_nulls_are_integers(client: TestClient, scores: list[float]) -> None:
+    answer = client.post(INFER, json=tensors([("age", "INT64", [2.0, None]), *without("age")]))
+    assert answer.status_code == 200
+    assert answer.json()["outputs"][0]["data"][0] == pytest.approx(scores[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (b"1e400", "number is infinity when parsed as double"),
+        (b'"\\ud800"', "no low surrogate in string"),
+        (b'"\xff"', "str is not valid UTF-8"),
+        (b"[" * 2000, "depth limit exceeded"),
+        (b"01", ""),
+        (b"1,}", ""),
+    ],
+)
+@pytest.mark.parametrize("path", [INFER, "/invocations"])
+def test_what_json_can_t_say_is_named_with_its_place(client: TestClient, path: str, cell: bytes, message: str) -> None:
+    body = b'{"instances": [{"price": %b, "age": 1, "shop": "a"}]}' % cell
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    said = answer.json().get("error") or answer.json()["message"]
+    assert said.startswith("the body is not valid JSON: ")
+    assert message in said
+    assert "line 1 column" in said
+    assert said.endswith("; send a JSON object")
+
+
+@pytest.mark.parametrize("cell", ["x", "1_000", "\u0663", "1,5", "0x10", "--1"])
+def test_a_number_in_csv_is_a_number(client: TestClient, cell: str) -> None:
+    text = f'price,age,shop\n1,2,a\n"{cell}",2,a\n'
+    answer = client.post("/invocations", content=text.encode(), headers={"content-type": "text/csv"})
+    expected = "price: row 1 must be a number such as -1.5e3, or empty"
+    assert (answer.status_code, answer.json()) == (400, {"error_code": "BAD_REQUEST", "message": expected})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"price,age,shop\n", "the request holds no rows: give at least one"),
+        (b"", "the CSV is empty: send a header with the columns' names, then one line a row"),
+        (b"price,age,shop\n1,2\n", "the CSV: row 0 must be a list of 3 values, one for each column"),
+        (b"price,price,shop\n1,2,a\n", "the CSV names a column twice"),
+        (b"price,age\n1,2\n", f"columns 'shop' {GIVE}"),
+        (b",price,age,shop\n0,1,2,a\n", "columns '' are not inputs of the model: leave them out"),
+        (b'price,age,shop\n1,2,"a\n', "the body is not valid CSV in UTF-8: unexpected end of data"),
+    ],
+)
+def test_mistakes_in_csv(client: TestClient, text: bytes, message: str) -> None:
+    answer = client.post("/invocations", content=text, headers={"content-type": "text/csv"})
     assert (answer.status_code, answer.json()) == (400, {"error_code": "BAD_REQUEST", "message": message})
 
 
