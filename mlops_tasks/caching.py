@@ -10,6 +10,7 @@ import ast
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,7 @@ FOLLOWED = ("stages", "core", "adapters/sources")
 """What can change a result; the rest carries it."""
 ALSO = {"collect": "adapters/sources/__init__.py"}
 """Code that a stage reaches through a port, yet decides what it gives."""
+PARSED_AGAIN = 3
 
 
 class Ingredients(Frozen):
@@ -45,8 +47,8 @@ class Ingredients(Frozen):
         return digest_of(self)
 
 
-class _Record(Frozen):
-    """One cached result."""
+class Record(Frozen):
+    """One cached result and what it depended on."""
 
     ingredients: Ingredients
     result: dict[str, Any]
@@ -104,12 +106,24 @@ def _imports(text: str) -> Iterator[Path]:
 def _imported_names(text: str) -> tuple[str, ...]:
     """Return what a module's text imports; kept, as stages share most of their modules."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(_parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return tuple(names)
+
+
+def _parse(text: str) -> ast.AST:
+    """Parse a module.
+
+    Two threads that parse at once may miscount each other's depth before Python 3.11.8 (CPython's issue 106905): the
+    other one has gone on by the time of a second try.
+    """
+    for _ in range(PARSED_AGAIN):
+        with suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 @lru_cache
@@ -142,7 +156,7 @@ class Cache:
         """
         folder = self._folder(wanted.stage, slot)
         try:
-            record = _Record.model_validate_json(self._store.read(f"{folder}/{wanted.fingerprint}.json"))
+            record = Record.model_validate_json(self._store.read(f"{folder}/{wanted.fingerprint}.json"))
             result = kind.validate_python(record.result)
         except KeyError:
             return None, self._why_not(folder, wanted)
@@ -153,11 +167,22 @@ class Cache:
             return None, f"missing or damaged: {damaged[0]}"
         return result, "unchanged"
 
+    def earlier(self, stage: str, slot: str) -> list[Record]:
+        """Return what was kept of a slot, whatever it depended on."""
+        return list(self._records(self._folder(stage, slot)))
+
+    def _records(self, folder: str) -> Iterator[Record]:
+        for key in self._store.list(f"{folder}/"):
+            try:
+                yield Record.model_validate_json(self._store.read(key))
+            except (KeyError, ValidationError):
+                continue  # taken away since it was listed, or of another version
+
     def keep(self, slot: str, depends: Ingredients, result: Artifact) -> None:
         """Remember a published result."""
         for ref in files_of(result):
             self._verified.pop(ref.key, None)  # published anew
-        record = _Record(ingredients=depends, result=result.model_dump(mode="json"))
+        record = Record(ingredients=depends, result=result.model_dump(mode="json"))
         self._store.write(f"{self._folder(depends.stage, slot)}/{depends.fingerprint}.json", record.model_dump_json().encode())
 
     def _folder(self, stage: str, slot: str) -> str:
@@ -171,13 +196,7 @@ class Cache:
 
     def _why_not(self, folder: str, wanted: Ingredients) -> str:
         """Compare with the slot's earlier results; name what changed against the nearest one."""
-        changes: list[list[str]] = []
-        for key in self._store.list(f"{folder}/"):
-            try:
-                earlier = _Record.model_validate_json(self._store.read(key)).ingredients
-            except (KeyError, ValidationError):
-                continue
-            changes.append(_difference(earlier, wanted))
+        changes = [_difference(record.ingredients, wanted) for record in self._records(folder)]
         if not changes:
             return "not made before"
         nearest = min(changes, key=len)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlops_tasks.cli.backtest.grammar import add_backtest
 from mlops_tasks.cli.grammar import add_command, add_name, add_overrides, add_range
+from mlops_tasks.cli.plan_grammar import add_plan
 
 if TYPE_CHECKING:
     from mlops_tasks.cli.grammar import Commands
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_retrain(commands)
     _add_spark(commands)
     add_backtest(commands)
+    add_plan(commands)
     return parser
 
 

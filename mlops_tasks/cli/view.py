@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def show(module: str, result: Mapping[str, Any]) -> None:
-    """Print what a command's module returned."""
+    """Print what a command's module returned: by its own `show` if it has one, else by a view of this module."""
     console = Console(soft_wrap=True)
-    _VIEWS.get(module, _show_plain)(console, result)
+    own = getattr(importlib.import_module(f"mlops_tasks.cli.{module}"), "show", None)
+    (own or _VIEWS.get(module, _show_plain))(console, result)
 
 
 def _show_plain(console: Console, result: Mapping[str, Any]) -> None:
@@ -22,20 +24,22 @@ def _show_plain(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"{key}: {value}", markup=False, highlight=False)
 
 
-def _pairs(title: str, pairs: Iterable[tuple[str, object]]) -> Table:
+def pairs(title: str, facts: Iterable[tuple[str, object]]) -> Table:
+    """Return a table of names and values."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for key, value in pairs:
+    for key, value in facts:
         table.add_row(key, str(value))
     return table
 
 
-def _rows(title: str, rows: list[dict[str, Any]]) -> Table:
+def rows(title: str, items: list[dict[str, Any]]) -> Table:
+    """Return a table with a column for each key of the first item."""
     table = Table(title=title, title_justify="left")
-    for key in rows[0] if rows else ("nothing yet",):
+    for key in items[0] if items else ("nothing yet",):
         table.add_column(key, overflow="fold")
-    for row in rows:
+    for row in items:
         table.add_row(*(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in row.values()))
     return table
 
@@ -43,7 +47,7 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Table:
 def _show_run(console: Console, result: Mapping[str, Any]) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     console.print(
-        _pairs(
+        pairs(
             f"{result['pipeline']} {result['start']:%Y-%m-%d} to {result['end']:%Y-%m-%d}",
             [
                 ("windows", result["windows"]),
@@ -62,11 +66,11 @@ def _show_run(console: Console, result: Mapping[str, Any]) -> None:
 
 def _moved(moved: Mapping[str, int]) -> str:
     """Say what went between a remote store and the stages, e.g. `moved 12.3 MB up, 0 B down, 45 MB reused`."""
-    up, down, reused = (_amount(moved[f"{kind}_bytes"]) for kind in ("uploaded", "downloaded", "reused"))
+    up, down, reused = (amount(moved[f"{kind}_bytes"]) for kind in ("uploaded", "downloaded", "reused"))
     return f"moved {up} up, {down} down, {reused} reused"
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
     """Return bytes to three digits, e.g. `12.3 MB`."""
     value, units = float(size), iter(("B", "kB", "MB", "GB"))
     unit = next(units)
@@ -76,18 +80,18 @@ def _amount(size: int) -> str:
 
 
 def _show_check(console: Console, result: Mapping[str, Any]) -> None:
-    rows = [{"pipeline": name, **facts} for name, facts in result["pipelines"].items()]
-    console.print(_rows("All in order", rows))
+    checked = [{"pipeline": name, **facts} for name, facts in result["pipelines"].items()]
+    console.print(rows("All in order", checked))
 
 
 def _show_models(console: Console, result: Mapping[str, Any]) -> None:
-    console.print(_rows(f"{result['model']}: versions", result["versions"]))
-    console.print(_rows("Promotions, oldest first", result["promotions"]))
+    console.print(rows(f"{result['model']}: versions", result["versions"]))
+    console.print(rows("Promotions, oldest first", result["promotions"]))
 
 
 def _show_status(console: Console, result: Mapping[str, Any]) -> None:
     windows = [{"stage": stage, **facts} for stage, facts in result["windows"].items()]
-    console.print(_rows(f"{result['pipeline']}: windows", windows))
+    console.print(rows(f"{result['pipeline']}: windows", windows))
     champion = result["champion"]
     told = (
         f"version {champion['version']}, trained on {champion['trained_from']:%Y-%m-%d} to {champion['trained_to']:%Y-%m-%d}"
@@ -95,10 +99,10 @@ def _show_status(console: Console, result: Mapping[str, Any]) -> None:
         else "none yet"
     )
     places = [("champion", told), ("store", result["store"]), ("tracking", result["tracking"])]
-    console.print(_pairs("Model", places))
+    console.print(pairs("Model", places))
     drift = [{key: row.get(key, "") for key in ("window", "status", "reason")} for row in result["drift"]]
-    console.print(_rows("Drift, latest windows", drift))
-    console.print(_rows("Latest runs", result["runs"]))
+    console.print(rows("Drift, latest windows", drift))
+    console.print(rows("Latest runs", result["runs"]))
 
 
 _VIEWS: dict[str, Callable[[Console, Mapping[str, Any]], None]] = {

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mlops_tasks.artifacts import Artifact, Candidate, Deployment, Window
+from mlops_tasks.artifacts import Artifact, Candidate, Deployment, Intent, Window
 from mlops_tasks.core.windows import windows_between
 from mlops_tasks.errors import NothingToDo, PipelineError, SpecError, StoreUnavailable
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import BY_NAME, Stage
-from mlops_tasks.ports import ArtifactStore, Ports, RunContext
+from mlops_tasks.ports import RunContext
 from mlops_tasks.resources import Resources
 from mlops_tasks.runner.description import describe
 from mlops_tasks.runner.history import SETTINGS, record_failure, record_success
@@ -79,7 +79,7 @@ class Runner:
         ports = self.adapters.ports(self._context(invocation))
         windows = windows_between(invocation.start, invocation.end, self.pipeline.cadence)
         before = asdict(ports.store.moved)
-        inputs = self._inputs(stage, invocation, windows, ports)
+        inputs = self._inputs(stage, invocation, windows)
         made: Made = getattr(self._work, stage.name)(stage, inputs, ports, recompute=invocation.recompute)
         handle = self._record(invocation, made.results)
         links, facts = describe(made.results, ports)
@@ -137,7 +137,7 @@ class Runner:
             resources=self.pipeline.resources.get(invocation.stage, Resources()),  # type: ignore[call-overload]  # checked before
         )
 
-    def _inputs(self, stage: Stage, invocation: Invocation, windows: list[Window], ports: Ports) -> dict[str, Any]:
+    def _inputs(self, stage: Stage, invocation: Invocation, windows: list[Window]) -> dict[str, Any]:
         """Resolve what a stage consumes: windows, the champion, and upstream results by their handles."""
         handed_on = [name for name in stage.consumes if name not in RESOLVED]
         unknown = sorted(invocation.inputs.keys() - set(handed_on))
@@ -149,7 +149,7 @@ class Runner:
             if name == "windows":
                 inputs[name] = self._work.with_lookback(windows) if stage.name == "collect" else windows
             elif name == "champion":
-                inputs[name] = self._champion_before(inputs["candidate"], ports.store)
+                inputs[name] = self.champion_before(inputs["candidate"], invocation.intent)
             elif name == "deployment":
                 inputs[name] = self._serving()
             else:
@@ -172,16 +172,34 @@ class Runner:
             raise NothingToDo(msg)
         return champion
 
-    def _champion_before(self, candidate: Candidate, store: ArtifactStore) -> Deployment | None:
-        """Return the champion to judge a candidate against: for one that serves already, what it was judged against."""
+    def champion_before(self, candidate: Candidate, intent: Intent) -> Deployment | None:
+        """Return the champion to judge a candidate against: for one that serves already, what it was judged against.
+
+        A backfilled model is judged against the one that would have served then, whatever serves now: today's champion may
+        have learned from the very rows that the old one is tested on.
+        """
+        if intent == "backfill":
+            return self._champion_then(candidate)
         champion = self.champion()
         if champion is None or champion.fingerprint != candidate.fingerprint:
             return champion
         try:
-            before = json.loads(store.read(judged_key(self.pipeline.name, candidate)))["champion_version"]
+            before = json.loads(self.adapters.store.read(judged_key(self.pipeline.name, candidate)))["champion_version"]
         except KeyError:
             return None
         return None if before is None else self.adapters.registry.deployment(self.pipeline.name, before)
+
+    def _champion_then(self, candidate: Candidate) -> Deployment | None:
+        """Return the model whose training ends last of those that end before the candidate's; of equal ones the newest."""
+        name, registry = self.pipeline.name, self.adapters.registry
+        deployed = []
+        for known in registry.versions(name):
+            try:
+                deployed.append(registry.deployment(name, known.version))
+            except KeyError:
+                continue  # killed between its registration and its record
+        before = [d for d in deployed if d.training.end < candidate.training.end]
+        return max(before, key=lambda d: (d.training.end, d.version), default=None)
 
     def _record(self, invocation: Invocation, results: Sequence[Artifact]) -> Handle:
         key = f"{invocation.pipeline}/runs/{path_segment(invocation.run_id)}/{invocation.stage}.json"

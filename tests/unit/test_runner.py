@@ -27,7 +27,15 @@ from mlops_tasks.artifacts import (
 from mlops_tasks.cli.run import _Loop
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.windows import span
-from mlops_tasks.errors import DataRejected, NothingToDo, PipelineError, SpecError, StoreUnavailable
+from mlops_tasks.errors import (
+    ChampionMoved,
+    DataRejected,
+    ModelRejected,
+    NothingToDo,
+    PipelineError,
+    SpecError,
+    StoreUnavailable,
+)
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import Stage
 from mlops_tasks.runner import Handle, Invocation, Runner
@@ -167,6 +175,9 @@ class World:
         name, candidate = ports.run.pipeline, verdict.candidate
         version = ports.registry.register(name, candidate, verdict, {}, {})
         before = ports.registry.alias(name, "champion")
+        if before not in {None, version, verdict.champion_version}:
+            msg = "judged against another"
+            raise ChampionMoved(msg)
         alias: Any = "none" if ports.run.intent == "backfill" else "champion"
         deployment = Deployment(
             digest="d",
@@ -293,6 +304,91 @@ def test_a_backfilled_model_holds_no_alias_and_is_deployed_once(world: World) ->
     assert world.registry.alias("nyc_flights", "champion") is None
     promoted = world.invoke("deploy", inputs={"verdict": inputs["verdict"]})
     assert (promoted.computed, promoted.facts) == (1, {"model": "nyc_flights", "version": 1, "alias": "champion"})
+
+
+def test_a_backfilled_model_is_judged_against_the_one_of_its_time(world: World) -> None:
+    world.run(2)
+    world.run(6)
+    assert world.registry.alias("nyc_flights", "champion") == 2, "it was trained on more days than the backfilled one"
+    world.calls.clear()
+    for name, champion in (("manual", 2), ("backfill", 1)):
+        inputs: dict[str, Handle] = {}
+        for stage, takes, gives in (
+            ("collect", (), "raw"),
+            ("validate_raw", ("raw",), "raw"),
+            ("preprocess", ("raw",), "features"),
+            ("validate", ("features",), "features"),
+            ("snapshot", ("features",), "dataset"),
+            ("train", ("dataset",), "candidate"),
+            ("evaluate", ("candidate", "dataset"), "verdict"),
+        ):
+            asked = {key: inputs[key] for key in takes}
+            inputs[gives] = world.invoke(stage, 4, intent=name, inputs=asked).handle
+        judged = [given for stage, given in world.calls if stage == "evaluate"][-1]
+        assert judged["champion"].version == champion, name
+
+
+def rival(world: World) -> int:
+    """Let another model become champion."""
+    version = world.registry.alias("nyc_flights", "champion")
+    assert version is not None
+    made = world.registry.deployment("nyc_flights", version).model_copy(update={"version": version + 100, "fingerprint": "r"})
+    world.registry.record(made)
+    world.registry.promote("nyc_flights", "champion", made.version, expected=version, reason="", who="rival")
+    return made.version
+
+
+def judged_then_overtaken(world: World) -> tuple[dict[str, Any], int]:
+    """Judge a second model; before it is deployed a rival becomes champion. Return the deployment's arguments."""
+    world.run()
+    handles: dict[str, Handle] = {}
+    for stage, needs in CHAIN.items():
+        inputs = {name: handles[producer] for name, producer in needs.items()}
+        made = world.invoke(stage, run_id="overtaken", inputs=inputs, overrides={}, recompute=stage == "train")
+        handles[stage] = made.handle
+    world.calls.clear()
+    return {"run_id": "overtaken", "inputs": {"verdict": handles["evaluate"]}}, rival(world)
+
+
+CHAIN: dict[str, dict[str, str]] = {
+    "collect": {},
+    "validate_raw": {"raw": "collect"},
+    "preprocess": {"raw": "validate_raw"},
+    "validate": {"features": "preprocess"},
+    "snapshot": {"features": "validate"},
+    "train": {"dataset": "snapshot"},
+    "evaluate": {"candidate": "train", "dataset": "snapshot"},
+}
+
+
+def test_who_would_replace_another_champion_than_the_judged_one_is_judged_again(world: World) -> None:
+    world.pipeline = apply_overrides(world.pipeline, {"train.seed": 5})
+    deployment, overtaker = judged_then_overtaken(world)
+    world.registry.registered.clear()  # the model under way is not the one that serves
+
+    made = world.invoke("deploy", **deployment)
+
+    assert [name for name, _ in world.calls] == ["evaluate", "deploy"]
+    assert world.calls[0][1]["champion"].version == overtaker
+    assert made.note == f"1 made: judged again, since version {overtaker} became champion meanwhile"
+
+
+def test_who_loses_against_the_new_champion_does_not_replace_it(world: World) -> None:
+    deployment, overtaker = judged_then_overtaken(world)
+    world.registry.registered.clear()
+    world.fails["evaluate"] = ModelRejected("it is worse")
+    with pytest.raises(ModelRejected, match="it is worse"):
+        world.invoke("deploy", **deployment)
+    assert world.registry.alias("nyc_flights", "champion") == overtaker
+
+
+def test_without_its_dataset_a_model_can_not_be_judged_again(world: World) -> None:
+    deployment, overtaker = judged_then_overtaken(world)
+    world.registry.registered.clear()
+    world.adapters.store.delete("nyc_flights/runs/overtaken/snapshot.json")
+    with pytest.raises(ModelRejected, match=r"overtaken/snapshot\.json is gone; run evaluate again"):
+        world.invoke("deploy", **deployment)
+    assert world.registry.alias("nyc_flights", "champion") == overtaker
 
 
 def test_the_monitor_waits_for_a_model(world: World) -> None:
