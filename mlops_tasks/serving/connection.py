@@ -1,36 +1,39 @@
-"""Connections to requests, within bounds of size, number and time: uvicorn with what it leaves open."""
+"""Connections to requests, within bounds of size, number and time: uvicorn's protocol with what it leaves open."""
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import socket
-import struct
+import math
+from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
-import uvicorn
+import httptools
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlops_tasks.serving.auth import refuse
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-CLOSE = (b"connection", b"close")
 HEADER_BYTES = 64 << 10
-LAST_REQUESTS_S = 0.5
-"""How long idle connections are still read when the server ends: a request may be on its way."""
-HANDSHAKE_S = 0.1
-"""How long a connection that a client has begun to open may take."""
-SO_ATTACH_FILTER = 26
-ONLY_WITH_ACK = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x10), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0))
-"""A classic BPF program: load the TCP flags; a packet with ACK passes, a SYN alone, which asks for a connection, does not."""
-TICKS_OF_CERTIFICATES = 50
-"""Looks at the certificate's files once in so many ticks of 0.1 s."""
+PIPELINED = 64
+"""Requests that may wait on one connection for the answers before theirs."""
+LINGER_S = 2.0
+"""How long what a client still sends is read and forgotten when it was cut off: closed at once, it would not hear why."""
+WISHES = {b"upgrade", b"http2-settings"}
+"""Headers, and words of `connection`, that ask for another protocol than HTTP/1.1."""
+RETRY = b"retry-after: 1\r\n"
+UNREADABLE = (400, "this is no HTTP/1.1 request: a client or something between does not write it as RFC 9112 says")
+LARGE_HEAD = (431, "the request's head, or what comes around its body, is larger than 64 KB: send fewer headers")
+FULL = (503, "the bodies of requests that are under way take all the memory there is for them: try again in a moment")
+CROWDED = (503, "too many connections: try again in a moment")
+HURRIED = (503, f"more than {PIPELINED} requests wait on this connection: read their answers first")
+SLOW = (408, "the request did not come in time: send it at once")
 
 
 @dataclass(frozen=True)
@@ -39,82 +42,231 @@ class Limits:
 
     header_s: float
     body_s: float
+    keep_alive_s: float
+    write_s: float
     connections: int
+    bodies_bytes: int
+
+
+class Load:
+    """What all connections hold together."""
+
+    def __init__(self, refused: Callable[[int], None]) -> None:
+        self.bodies_bytes = 0
+        """Of requests that are not answered."""
+        self.refused = refused
+        """Is told each status that no application gave."""
+
+
+class Refused(Exception):
+    """What a client sends is not read on; stops the parser."""
 
 
 class Guarded(HttpToolsProtocol):
-    """uvicorn's protocol with bounds: a client that sends slowly, or too long a head, is told so and cut off."""
+    """uvicorn's protocol with bounds: who sends too slowly or too much is told so and cut off.
+
+    A connection always has a time at which it is cut off, unless the application works on a request that came whole: for an
+    answer's being taken, the next request's head, its body, also one that was answered before it came. `look`, called several
+    times a second, compares them with the clock, so no callback of the parser has timers to set.
+    """
 
     limits: ClassVar[Limits]
-    _timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-    _in_head = True
+    load: ClassVar[Load]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._due, self._write_due = self.loop.time() + self.limits.header_s, math.inf
+        self._in_head = self._in_body = self._deaf = self._wishes = self._mixed = False
+        self._head_bytes = self._read = self._framing = 0
+        self._refusal, self._last_words = UNREADABLE, UNREADABLE
+        self._bodies: deque[int] = deque()  # bytes of each request that is not answered, in the order of answers
         if len(self.connections) > self.limits.connections:
-            self._cut(b"503 Service Unavailable", b"too many connections: try again in a moment")
-            return
-        self._arm(self.limits.header_s)
+            self._say(*CROWDED)
+            self._deaf = True
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        self._disarm()
+        """Hold nothing more."""
+        self.load.bodies_bytes -= sum(self._bodies)
+        self._bodies.clear()
+        self._deaf = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read, and count the head's bytes."""
-        super().data_received(data)
+        """Read; count what is neither a whole head nor part of a body."""
+        if self._deaf:
+            return
+        self._read, self._mixed, self._framing = len(data), False, self._framing + len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._end(*self._refusal)
+            return
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEADER_BYTES:
-                self._cut(b"431 Request Header Fields Too Large", b"the request's head is larger than 64 KB")
+        if max(self._head_bytes, self._framing if self._in_body else 0) > HEADER_BYTES:
+            self._end(*LARGE_HEAD)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; a wish to speak another protocol is taken out, since the parser takes no body from who has it."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as wish:
+                data = self._head_without_wish() + data[wish.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)  # the one before may have seen `connection: close`
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            else:
+                return
+
+    def _head_without_wish(self) -> bytes:
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [word for word in value.split(b",") if word.strip().lower() not in WISHES]
+                head += [b"connection: " + b",".join(kept)] if kept else []
+            elif name not in WISHES:
+                head.append(name + b": " + value)
+        self._wishes = False
+        return b"\r\n".join([*head, b"", b""])
 
     def on_message_begin(self) -> None:
         """Give a request's head its time."""
+        if len(self._bodies) >= PIPELINED:
+            self._refuse(*HURRIED)
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-        self._arm(self.limits.header_s)
+        self._in_head, self._head_bytes = True, -self._read if self._mixed else 0
+        if not self._bodies:
+            self._due = self.loop.time() + self.limits.header_s
 
     def on_headers_complete(self) -> None:
         """Give a request's body its time."""
+        if (self._read > HEADER_BYTES or self._head_bytes > 0) and self._head_size() > HEADER_BYTES:
+            self._refuse(*LARGE_HEAD)
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._wishes = True
+            return
         super().on_headers_complete()
-        self._in_head = False
-        self._arm(self.limits.body_s)
+        self._in_head, self._in_body, self._head_bytes, self._framing = False, True, 0, 0
+        self.headers = []  # trailers come into it, which are no headers
+        if self.expect_100_continue:
+            self.cycle.keep_alive = False  # who is refused may send the body or not: nobody could tell it from a request
+        self._bodies.append(0)
+        if len(self._bodies) == 1:
+            self._due = self.loop.time() + self.limits.body_s
+
+    def on_body(self, body: bytes) -> None:
+        """Hold a part of a body, unless it was answered already."""
+        self._framing = 0
+        super().on_body(body)
+        if self.cycle.response_complete:
+            return
+        self._bodies[-1] += len(body)
+        self.load.bodies_bytes += len(body)
+        if self.load.bodies_bytes > self.limits.bodies_bytes:
+            self._refuse(*FULL)
 
     def on_message_complete(self) -> None:
         """Let the application take its time."""
+        if self._wishes:
+            return
         super().on_message_complete()
-        self._disarm()
+        self._in_body, self._mixed = False, True  # what follows in the same read is another's
+        self._due = math.inf if self._bodies else self.loop.time() + self.limits.keep_alive_s
 
-    def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(seconds, self._too_slow)
+    def on_response_complete(self) -> None:
+        """Go on with the next request; without one, begin to wait for it."""
+        if self._bodies:
+            self.load.bodies_bytes -= self._bodies.popleft()
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # the time is kept here
+        if len(self._bodies) > self._waits_for_body() or self.transport.is_closing():
+            return
+        if self._deaf:
+            self._cut(*self._last_words)
+        elif self._due == math.inf:
+            self._due = self.loop.time() + self._patience_s()
 
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _waits_for_body(self) -> bool:
+        return self._in_body and not self.cycle.response_complete
 
-    def _too_slow(self) -> None:
-        self._cut(b"408 Request Timeout", b"the request did not come in time: send it at once")
+    def _patience_s(self) -> float:
+        limits = self.limits
+        return limits.header_s if self._in_head else limits.body_s if self._in_body else limits.keep_alive_s
 
-    def _cut(self, status: bytes, why: bytes) -> None:
-        """Say why, unless an answer is under way, and close."""
-        self._disarm()
+    def pause_writing(self) -> None:
+        """Give the client its time to take the answer."""
+        super().pause_writing()
+        self._write_due = self.loop.time() + self.limits.write_s
+
+    def resume_writing(self) -> None:
+        """Wait no more for the client to read."""
+        super().resume_writing()
+        self._write_due = math.inf
+
+    def look(self, now: float) -> None:
+        """Cut off who is late."""
+        if self._write_due <= now:
+            self.transport.abort()
+        elif self.transport.is_closing():
+            if self._write_due == math.inf:  # what is still to be written holds the connection
+                self._write_due = now + self.limits.write_s
+        elif self._due <= now:
+            if self._deaf or not (self._in_head or self._in_body):
+                self.transport.close()
+            else:
+                self._cut(*SLOW)
+
+    def shutdown(self) -> None:
+        """Let a request that has begun to come be the last."""
+        if not self._in_head:
+            super().shutdown()
+
+    def _refuse(self, status: int, why: str) -> NoReturn:
+        self._refusal = (status, why)
+        raise Refused
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _end(self, status: int, why: str) -> None:
+        """Read no more; refuse what came last, when the requests before it are answered."""
+        self._deaf, self._last_words = True, (status, why)
+        waits = self._waits_for_body()
+        if len(self._bodies) == waits:
+            self._cut(status, why)
+        elif waits:
+            self.load.bodies_bytes -= self._bodies.pop()
+            self.pipeline.popleft()
+            self._in_body = False
+
+    def _cut(self, status: int, why: str) -> None:
+        """Say why, unless an answer is under way, and close when the client has read it."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = b'{"error":"%s"}' % why
-            head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(head % (status, len(body)) + body)
-        self.transport.close()
+        self._deaf = True
+        if not self._in_body or not self.cycle.response_started:
+            self._say(status, why)
+        if self._in_body:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._due = self.loop.time() + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _say(self, status: int, why: str) -> None:
+        body = orjson.dumps({"error": why})
+        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n"
+        retry = RETRY if status == HTTPStatus.SERVICE_UNAVAILABLE else b""
+        self.transport.write(head % (status, HTTPStatus(status).phrase.encode(), len(body), retry) + body)
+        self.load.refused(status)
 
 
-def guarded(limits: Limits) -> type[asyncio.Protocol]:
-    """Return the protocol with these bounds: uvicorn makes its instances itself."""
-    return type("Guarded", (Guarded,), {"limits": limits})
+def guarded(limits: Limits, refused: Callable[[int], None] = lambda _: None) -> type[asyncio.Protocol]:
+    """Return the protocol with these bounds, which tells what it refuses: uvicorn makes its instances itself."""
+    return type("Guarded", (Guarded,), {"limits": limits, "load": Load(refused)})
 
 
 class Concurrency:
@@ -125,7 +277,10 @@ class Concurrency:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or answer it."""
-        if self._now >= self._most and scope["type"] == "http" and not scope["path"].startswith("/v2/health/"):
+        if scope["type"] != "http" or scope["path"].startswith("/v2/health/"):
+            await self._app(scope, receive, send)
+            return
+        if self._now >= self._most:
             message = f"{self._now} requests are under way here: try again in a moment"
             await refuse(send, 503, message, (b"retry-after", b"1"))
             return
@@ -134,79 +289,3 @@ class Concurrency:
             await self._app(scope, receive, send)
         finally:
             self._now -= 1
-
-
-def _let_no_more_in(listener: socket.socket) -> None:
-    """Open no new connections and finish those that are being opened; elsewhere than on Linux: keep the queue short."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in ONLY_WITH_ACK)
-    program = ctypes.create_string_buffer(code)
-    try:
-        listener.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(ONLY_WITH_ACK), ctypes.addressof(program))
-        )
-    except OSError:
-        listener.listen(0)
-
-
-class DrainingServer(uvicorn.Server):
-    """uvicorn that loses no request when it is told to end, and takes a renewed certificate."""
-
-    def __init__(self, config: uvicorn.Config, *, delay_s: float, on_drain: Callable[[], None]) -> None:
-        """Serve.
-
-        Args:
-            config: uvicorn's.
-            delay_s: how long to go on as before, but not ready, when told to end.
-            on_drain: is called at once then.
-
-        """
-        super().__init__(config)
-        self._delay_s, self._on_drain = delay_s, on_drain
-        self._certificate = self._certificate_state()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Do what uvicorn does ten times a second."""
-        if counter % TICKS_OF_CERTIFICATES == 0:
-            self._renew_certificate()
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is on its way, each answer being a connection's last; then let uvicorn end.
-
-        A connection that waits to be accepted would be reset when the listener closes: so no more are let in first, and
-        those that are there are taken. Who asks for one after that is refused, which loses no request.
-        """
-        self._on_drain()
-        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
-        await self._pass(self._delay_s)
-        for listener in sockets or []:
-            _let_no_more_in(listener)
-        await self._pass(HANDSHAKE_S)
-        for server in self.servers:
-            server.close()
-        await self._pass(LAST_REQUESTS_S)
-        await super().shutdown(sockets)
-
-    async def _pass(self, seconds: float) -> None:
-        """Let time pass, less if there is nobody, or if a second signal says so."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while loop.time() < until and not self.force_exit:
-            await asyncio.sleep(0.01)
-            if seconds == LAST_REQUESTS_S and not self.server_state.connections:
-                return
-
-    def _renew_certificate(self) -> None:
-        """Load the certificate again when its files changed; connections that are open keep theirs."""
-        state = self._certificate_state()
-        if state != self._certificate and self.config.ssl is not None and None not in state:
-            self._certificate = state
-            try:
-                self.config.ssl.load_cert_chain(str(self.config.ssl_certfile), self.config.ssl_keyfile)
-            except OSError as error:  # ssl.SSLError is one: a renewal under way
-                uvicorn.server.logger.warning("the new certificate can't be used yet: %s", error)
-                self._certificate = ()
-
-    def _certificate_state(self) -> tuple[Any, ...]:
-        names = [name for name in (self.config.ssl_certfile, self.config.ssl_keyfile) if name]
-        return tuple(Path(str(name)).stat().st_mtime_ns if Path(str(name)).exists() else None for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from collections.abc import Awaitable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from mlops_tasks.serving.predictions import Prediction
     from mlops_tasks.serving.slot import Slot
@@ -55,11 +58,22 @@ class Metrics:
         serving.labels("challenger").set_function(lambda: slot.challenger.version if slot.challenger else 0)
         problem = self._metric(Gauge, "problem", "1 while the server has a problem that its readiness page names.")
         problem.set_function(lambda: float(bool(slot.problem)))
+        self._responses = self._metric(
+            Counter, "http_responses_total", "HTTP answers; route `connection`: before any application.", "route", "status"
+        )
+        self._of_route: dict[tuple[str, int], Any] = {}
         self._of_version: dict[tuple[int, str, str], tuple[Any, Any, Any]] = {}
         self._timers: dict[str, Any] = {}
 
     def _metric(self, kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
         return kind(f"mlops_{name}", text, labels, registry=self._registry, **more)
+
+    def responded(self, route: str, status: int) -> None:
+        """Count an HTTP answer by its route's name, which is never a path: clients make those up."""
+        bound = self._of_route.get((route, status))
+        if bound is None:
+            bound = self._of_route[route, status] = self._responses.labels(route, str(status))
+        bound.inc()
 
     def stage(self, name: str) -> Timer:
         """Time a part of a request."""
@@ -124,6 +138,49 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+ROUTES = {
+    "/": "index",
+    "/metrics": "metrics",
+    "/openapi.json": "openapi",
+    "/version": "version",
+    "/invocations": "invocations",
+    "/v2": "server",
+    "/v2/health/live": "live",
+    "/v2/repository/index": "repository",
+    **dict.fromkeys(("/v2/health/ready", "/ping", "/health"), "ready"),
+}
+_OF_MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(?:/(infer|ready))?|/v2/repository/models/[^/]+/(load|unload)")
+
+
+def route_of(path: str) -> str:
+    """Return the name of the route that a path takes; `other` where there is none."""
+    known = ROUTES.get(path)
+    if known is not None:
+        return known
+    found = _OF_MODEL.fullmatch(path)
+    return "other" if found is None else found[1] or found[2] or "model"
+
+
+class Counted:
+    """ASGI middleware: counts answers by route and status, also those of what stands before the application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and look at the answer's status."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        def counting(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                self._metrics.responded(route_of(scope["path"]), message["status"])
+            return send(message)
+
+        await self._app(scope, receive, counting)
 
 
 class Exposition:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
+import resource
 import signal
 import socket
-import ssl
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +16,13 @@ import uvicorn
 from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.auth import Authentication, Tokens
-from mlops_tasks.serving.connection import Concurrency, DrainingServer, Limits, guarded
+from mlops_tasks.serving.certificates import Certificates
+from mlops_tasks.serving.connection import Concurrency, Limits, guarded
 from mlops_tasks.serving.copies import Copies
+from mlops_tasks.serving.draining import DrainingServer
 from mlops_tasks.serving.gate import Gate
-from mlops_tasks.serving.metrics import Exposition, Metrics
+from mlops_tasks.serving.logs import logging_to_stderr, teller
+from mlops_tasks.serving.metrics import Counted, Exposition, Metrics
 from mlops_tasks.serving.private import hasher
 from mlops_tasks.serving.recording.session import recording
 from mlops_tasks.serving.slot import Slot
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from mlops_tasks.specs import PipelineSpec
 
 BACKLOG = 2048
+FILES = 256
+"""That a server opens beside its connections: models, the request log, the registry."""
 
 
 def serve(
@@ -67,27 +69,28 @@ def serve(
         StoreUnavailable: the folder of copies or of the request log can't be written.
 
     """
-    say = json_line if settings.log_format == "json" else announce
+    say = teller(settings.log_format, announce)
     tokens = Tokens(settings.tokens, settings.admin_token) if settings.tokens or settings.admin_token else None
+    certificates = _certificates(settings)
     prepare = hasher(pipeline, environ)
     slot = Slot(pipeline.name)
     provider = open_tracer(pipeline.name) if is_wanted(environ) else None
     tracer = provider.get_tracer("mlops_tasks") if provider else None
     metrics = Metrics(slot) if tracer is None else TracedMetrics(slot, tracer)
-    with _listen(settings.host, settings.port) as listener, _quiet_signals():
+    with logging_to_stderr(settings.log_format), _listen(settings.host, settings.port) as listener, _quiet_signals():
         log = pipeline.serve.log.model_copy(update={"enabled": pipeline.serve.log.enabled and settings.request_log})
         with recording(pipeline.name, log, environ=environ, telemetry=metrics, announce=say) as recorder:
             parts = _parts(pipeline, registry, settings, _Watched(slot, metrics, recorder, say))
             parts.prepare = prepare
             app = _guard(Exposition(make_app(parts), metrics), settings, tokens, tracer)
             _announce_address(pipeline.name, listener, settings, say)
+            _allow_files(settings, say)
 
             def drain() -> None:
                 slot.draining = True
                 say(f"serving {pipeline.name} ends: requests under way are answered")
 
-            server = DrainingServer(_config(app, settings), delay_s=settings.drain_delay_s, on_drain=drain)
-            server.run(sockets=[listener])
+            _server(Counted(app, metrics), settings, metrics, certificates, drain).run(sockets=[listener])
     if provider is not None:
         provider.shutdown()
 
@@ -139,30 +142,50 @@ def _guard(app: ASGIApp, settings: ServeSettings, tokens: Tokens | None, tracer:
     return Concurrency(app, settings.max_requests)
 
 
-def _config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
-    limits = Limits(settings.header_s, settings.body_s, settings.max_connections)
+def _server(
+    app: ASGIApp, settings: ServeSettings, metrics: Metrics, certificates: Certificates | None, drain: Callable[[], None]
+) -> DrainingServer:
+    """Make the server of an application."""
+    limits = Limits(
+        header_s=settings.header_s,
+        body_s=settings.body_s,
+        keep_alive_s=settings.keep_alive_s,
+        write_s=settings.write_s,
+        connections=settings.max_connections,
+        bodies_bytes=max(settings.max_bodies_bytes, settings.max_body_bytes),
+    )
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded(limits),
+        http=guarded(limits, lambda status: metrics.responded("connection", status)),
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=int(settings.drain_s),
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        msg = f"serve: {settings.tls_cert} and {settings.tls_key} are no certificate with its key: {error}"
-        raise SpecError(msg) from error
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return config
+    config.load()
+    return DrainingServer(config, limits=limits, delay_s=settings.drain_delay_s, on_drain=drain, certificates=certificates)
+
+
+def _certificates(settings: ServeSettings) -> Certificates | None:
+    """Load TLS's files. Raises: SpecError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_cert, settings.tls_key)
+
+
+def _allow_files(settings: ServeSettings, say: Callable[[str], None]) -> None:
+    """Let the process open as many files as it may have connections, and some for itself; or say that it can't."""
+    wanted = settings.max_connections + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        able = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (able, hard))
+        if able < wanted:
+            say(f"at most {able} files may be open, so fewer than {settings.max_connections} connections: raise `ulimit -n`")
 
 
 def _announce_address(name: str, listener: socket.socket, settings: ServeSettings, say: Callable[[str], None]) -> None:
@@ -177,13 +200,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def json_line(message: str) -> None:
-    """Write a log line as one JSON object to stderr."""
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "logger": "mlops.serve", "message": message}
-    sys.stderr.write(f"{json.dumps(line, ensure_ascii=False)}\n")
-    sys.stderr.flush()
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class ServeSettings:
     """How much waits while a model is replaced in its only slot."""
     max_body_bytes: int = 32 << 20
     """Larger requests are refused."""
+    max_bodies_bytes: int = 512 << 20
+    """Of all requests that are not answered, together; who sends more is told to come again."""
     max_requests: int = 2048
     """More at the same time are told to come again."""
     max_connections: int = 4096
@@ -41,6 +43,8 @@ class ServeSettings:
     """Within which a request's head must have come."""
     body_s: float = 60.0
     """Within which the rest of it must have come."""
+    write_s: float = 60.0
+    """Within which a client must have taken its answer."""
     keep_alive_s: float = 75.0
     """How long an idle connection stays open."""
     drain_delay_s: float = 0.0

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SERVER_ERROR = 500
+NO_MESSAGES = {"record_exception": False, "set_status_on_exception": False}
+"""An error's message may quote what a request holds, which no trace does."""
 
 
 def is_wanted(environ: Mapping[str, str]) -> bool:
@@ -47,7 +49,8 @@ class TracedMetrics(Metrics):
     def stage(self, name: str) -> AbstractContextManager[object]:  # type: ignore[override]  # both are entered for nothing else
         """Time a part of a request."""
         both = ExitStack()
-        both.enter_context(self._tracer.start_as_current_span(name))
+        span = both.enter_context(self._tracer.start_as_current_span(name, **NO_MESSAGES))
+        both.push(lambda kind, *_: span.set_attribute("error.type", kind.__name__) if kind else None)
         both.enter_context(super().stage(name))
         return both
 
@@ -86,7 +89,7 @@ class Tracing:
         within = TraceContextTextMapPropagator().extract(carrier)
         about = {"http.request.method": scope["method"], "url.path": scope["path"]}
         with self._tracer.start_as_current_span(
-            f"{scope['method']} {scope['path']}", context=within, kind=SpanKind.SERVER, attributes=about
+            f"{scope['method']} {scope['path']}", context=within, kind=SpanKind.SERVER, attributes=about, **NO_MESSAGES
         ) as span:
 
             async def sending(message: Message) -> None:

@@ -18,13 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
+from tests.certificates import serial_of, write_certificate
 from tests.fakes import make_ports
 from tests.judged_models import ROWS, make_verdict
 
@@ -261,31 +258,6 @@ def test_tokens_by_role_and_their_rotation(start: Callable[..., Server], tmp_pat
     assert old not in server.said()
 
 
-def write_certificate(folder: Path, serial: int) -> tuple[Path, Path]:
-    """Write a self-signed certificate for 127.0.0.1 and its key, as a renewal does."""
-    from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - this alone needs it
-    from ipaddress import IPv4Address  # noqa: PLC0415 - likewise
-
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(serial)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    paths = folder / "tls.crt", folder / "tls.key"
-    paths[1].write_bytes(secret)
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return paths
-
-
 def test_tls_and_a_renewed_certificate(start: Callable[..., Server], tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path, 1001)
     server = start(tls_cert=str(cert), tls_key=str(key))
@@ -305,8 +277,7 @@ def test_tls_and_a_renewed_certificate(start: Callable[..., Server], tmp_path: P
 
 
 def _serial(server: Server) -> int:
-    pem = ssl.get_server_certificate(("127.0.0.1", server.port))
-    return x509.load_pem_x509_certificate(pem.encode()).serial_number
+    return serial_of(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", server.port))))
 
 
 def test_a_wrong_certificate_is_said(start: Callable[..., Server], tmp_path: Path) -> None:
