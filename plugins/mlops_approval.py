@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from mlops_operator import FACTS, TaskSkipped, say_why
+from mlops_requests import is_backfill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ ANSWER_WITHIN = timedelta(days=7)
 
 
 class AskApproval(ApprovalOperator):
-    """Waits for a person if the run's `promote` is `ask`; skips itself otherwise."""
+    """Waits for a person if the run's `promote` is `ask` and it may promote; skips itself otherwise."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Ask what `subject` says; no answer counts as no."""
@@ -32,6 +33,9 @@ class AskApproval(ApprovalOperator):
         promote = context["params"]["promote"]
         if promote != "ask":
             self.why = f"promote is {promote!r}: nobody is asked"
+            raise TaskSkipped(self.why)
+        if is_backfill(context["dag_run"].run_type, context["params"]):
+            self.why = "a backfill registers a model and never promotes it: nobody is asked"
             raise TaskSkipped(self.why)
         facts = context["ti"].xcom_pull(task_ids="evaluate", key=FACTS) or {}
         if facts.get("passed") is False:

@@ -201,11 +201,12 @@ def train_params(spec: PipelineSpec) -> dict[str, Param]:
         "reason": reason_param(),
         "intent": Param(
             None,
-            enum=[None, "drift"],
+            enum=[None, "drift", "backfill"],
             type=["null", "string"],
             title="Intent",
-            section="Set by other DAGs",
-            description_md="Leave empty. `.monitor` sets `drift` here.",
+            section="Set by programs",
+            description_md="Leave empty. `.monitor` sets `drift` here. `backfill` makes a model as it would have been then, "
+            "judged against the model of that time, and never promotes it.",
         ),
     }
 

@@ -141,8 +141,13 @@ def _checked(where: str, start: datetime, end: datetime, cadence: Cadence) -> tu
 
 def _intent(facts: RunFacts) -> Intent:
     """Read the run's type, never its id: a scheduled run that a backfill runs again keeps its id."""
-    if facts.run_type == "backfill":
+    if is_backfill(facts.run_type, facts.params):
         return "backfill"
     if facts.params.get("intent") == "drift":
         return "drift"
     return "scheduled" if facts.run_type == "scheduled" else "manual"
+
+
+def is_backfill(run_type: str, params: Mapping[str, Any]) -> bool:
+    """Tell whether a run makes history up: by Airflow's backfill, or one by one as its params say."""
+    return "backfill" in {str(getattr(run_type, "value", run_type)), params.get("intent")}

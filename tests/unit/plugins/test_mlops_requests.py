@@ -112,6 +112,7 @@ def test_what_bad_requests_get(conf: dict[str, Any], message: str) -> None:
         (run("operator_triggered", WEEKLY, intent="drift"), "drift"),
         (replace(run("backfill", WEEKLY), run_id="scheduled__2013-07-01"), "backfill"),
         (run("backfill", WEEKLY, intent="drift"), "backfill"),
+        (run("manual", WEEKLY, intent="backfill"), "backfill"),
     ],
 )
 def test_the_intent_follows_from_the_type_never_the_id(facts: RunFacts, intent: str) -> None:
@@ -130,6 +131,8 @@ def test_an_approved_candidate_is_promoted() -> None:
 
 def test_a_backfill_never_promotes() -> None:
     assert resolve(run("backfill", WEEKLY, promote="auto"), cadence="day").overrides["deploy.promote"] == "never"
+    asked = run("manual", WEEKLY, promote="auto", intent="backfill")
+    assert resolve(asked, cadence="day").overrides["deploy.promote"] == "never", "made one by one"
 
 
 def test_runs_of_different_dags_with_one_id_keep_apart() -> None:
