@@ -267,6 +267,8 @@ class RunContext:
     """What the pipeline grants the stage: GPUs and limits. Part of no cache key."""
     trial: bool = False
     """Whether a model is tried on live traffic, as challenger, before it becomes champion. Part of no cache key."""
+    forced: bool = False
+    """Whether somebody asked for the stage to be done again, whatever is there. Part of no cache key."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ CHAMPION: Literal["champion"] = "champion"
 CHALLENGER: Literal["challenger"] = "challenger"
 ROLLBACK = "rollback: "
 """How the reason of a rollback's ledger entry begins."""
+ROLLOUT = "rollout: "
+"""How the reason begins of an entry by which a trial on live traffic ends."""
 LOOSE_TOLERANCE = 1e-4
 """For rollback and serving, looser than a deployment's: another machine's rounding must not stop a proven model."""
 
@@ -55,6 +57,7 @@ def decide(
     intent: Intent,
     promote: Promote,
     withdrawn: bool = False,
+    failed_trial: bool = False,
     trial: bool = False,
 ) -> Decision:
     """Decide which alias a candidate that passed its gate takes.
@@ -66,15 +69,15 @@ def decide(
         intent: why the run was started.
         promote: the run's or the pipeline's wish.
         withdrawn: somebody rolled back from this very version.
+        failed_trial: this very version was tried on live traffic and withdrawn.
         trial: models are tried on live traffic before they become champion; the first has none to be tried against.
 
     """
     if champion is not None and champion.version == candidate.version:
         return Decision(CHAMPION, "is the champion already")
-    if intent in {"backfill", "reproduce"}:
-        return Decision("none", f"a {intent} registers a model and never promotes it")
-    if withdrawn:
-        return Decision("none", "was rolled back from; only `mlops rollback --to` brings it back")
+    refused = _why_it_is_none(candidate, champion, intent, withdrawn=withdrawn, failed_trial=failed_trial, trial=trial)
+    if refused:
+        return Decision("none", refused)
     waits = _why_it_waits(candidate, champion, promote, trial=trial)
     if waits is None:
         return Decision(
@@ -85,15 +88,39 @@ def decide(
     return Decision(CHALLENGER, waits)
 
 
+def _why_it_is_none(
+    candidate: Standing, champion: Standing | None, intent: Intent, *, withdrawn: bool, failed_trial: bool, trial: bool
+) -> str:
+    """Return why the candidate is registered only; empty if it may take an alias."""
+    if intent in {"backfill", "reproduce"}:
+        return f"a {intent} registers a model and never promotes it"
+    if withdrawn:
+        return "was rolled back from; only `mlops rollback --to` brings it back"
+    if failed_trial:
+        return "was withdrawn from its trial; only `mlops run --recompute deploy` puts it on trial again"
+    if trial and champion is not None and is_outdated(candidate.training_end, champion.training_end):
+        return f"version {champion.version}, the champion, is trained on newer data: it is not tried"
+    return ""
+
+
 def _why_it_waits(candidate: Standing, champion: Standing | None, promote: Promote, *, trial: bool) -> str | None:
     """Return why the candidate may not become champion by itself, or None."""
     if promote != "auto":
         return f"promote is {promote}: a person decides"
-    if champion is not None and candidate.training_end <= champion.training_end:
-        return f"its training does not end after that of version {champion.version}, the champion"
     if trial and champion is not None:
         return f"is tried on live traffic beside version {champion.version}, the champion"
+    if champion is not None and candidate.training_end <= champion.training_end:
+        return f"its training does not end after that of version {champion.version}, the champion"
     return None
+
+
+def is_outdated(training_end: datetime, champion_end: datetime) -> bool:
+    """Tell whether a model knows less than the champion does, so that no trial lets it take its place.
+
+    One whose training ends with the champion's, e.g. of another kind, may win on live traffic. Without a trial the
+    champion must not depend on the order in which runs end, so there such a one waits for a person.
+    """
+    return training_end < champion_end
 
 
 def _is_behind(candidate: Standing, challenger: Standing | None) -> bool:
@@ -111,6 +138,16 @@ def is_withdrawn(history: Sequence[dict[str, str]], version: int) -> bool:
             return False
         if entry["from"] == str(version):
             return entry["reason"].startswith(ROLLBACK)
+    return False
+
+
+def has_failed_trial(history: Sequence[dict[str, str]], version: int) -> bool:
+    """Tell from the ledger whether the version's last move was its withdrawal from a trial."""
+    for entry in reversed(history):
+        if entry["to"] == str(version):
+            return False
+        if entry["alias"] == CHALLENGER and entry["from"] == str(version):
+            return not entry["to"] and entry["reason"].startswith(ROLLOUT)
     return False
 
 

@@ -2,153 +2,208 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_tasks.errors import NothingToDo
+from mlops_tasks.artifacts import Window
+from mlops_tasks.errors import ModelRejected, NothingToDo
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from datetime import datetime
 
     from mlops_tasks.artifacts import Deployment
-    from mlops_tasks.core.rollout import Comparison
-    from mlops_tasks.ports import ArtifactStore
+    from mlops_tasks.core.rollout import Comparison, Trial
+    from mlops_tasks.ports import ServerAnswer
     from mlops_tasks.specs import PipelineSpec
 
+Judged = dict[str, Any]
+SHORTEST = timedelta(milliseconds=1)
+"""A trial that begins this moment."""
 
-def judge(name: str, *, now: datetime, adapters: Adapters | None = None) -> dict[str, Any]:
+
+def judge(name: str, *, now: datetime, adapters: Adapters | None = None) -> Judged:
     """Compare champion and challenger by what they answered, and say what the pipeline's rule wants done.
 
     Returns:
-        `action` (promote, withdraw or wait), `reason`, `champion`, `challenger` (versions) and `figures`.
+        `action` (promote, withdraw, wait; finish: a promotion that was cut off), `reason`, `champion`, `challenger`
+        (versions) and `figures`.
 
     Raises:
         NothingToDo: there is no challenger on trial.
 
     """
-    from mlops_tasks.core.rollout import decide  # noqa: PLC0415 - loads ONNX Runtime
+    from mlops_tasks.core.promotion import champion_before  # noqa: PLC0415 - loads ONNX Runtime
+    from mlops_tasks.core.rollout import decide, describe_comparison  # noqa: PLC0415 - likewise
 
     adapters, pipeline = adapters or Adapters(), load_pipeline(name)
-    champion, challenger, since = _trial(pipeline, adapters)
-    if challenger.training.end <= champion.training.end:
-        seen, action = None, "withdraw"
-        reason = f"version {champion.version}, the champion, is trained on newer data"
-    else:
-        seen = _compare(pipeline, adapters, champion, challenger, since=since, now=now)
-        decision = decide(pipeline.serve.challenger, seen)
-        action, reason = decision.action, decision.reason
-    return {
-        "model": name,
-        "action": action,
-        "reason": reason,
-        "champion": champion.version,
-        "challenger": challenger.version,
-        "since": since.isoformat(),
-        "figures": _figures(seen) if seen else {},
-    }
+    champion, challenger = _versions(pipeline, adapters)
+    if champion == challenger:
+        before = champion_before(adapters.registry.history(name), champion)
+        reason = "it is the champion already: its promotion was cut off"
+        return {
+            "model": name,
+            "action": "finish",
+            "reason": reason,
+            "champion": before,
+            "challenger": challenger,
+            "figures": {},
+        }
+    trial = _trial(name, champion, challenger, adapters)
+    sides = adapters.registry.deployment(name, champion), adapters.registry.deployment(name, challenger)
+    found = {"model": name, "champion": champion, "challenger": challenger, "since": trial.start.isoformat()}
+    unfit = _why_not_compared(*sides)
+    if unfit:
+        return {**found, "action": "withdraw", "reason": unfit, "figures": {}}
+    seen = _compare(pipeline, adapters, sides, trial, now)
+    decision = decide(pipeline.serve.challenger, seen)
+    return {**found, "action": decision.action, "reason": decision.reason, "figures": describe_comparison(seen)}
 
 
-def settle(judged: dict[str, Any], *, who: str, adapters: Adapters | None = None) -> dict[str, Any]:
+def settle(judged: Judged, *, who: str, adapters: Adapters | None = None) -> Judged:
     """Do what was judged, if the aliases still name what was looked at; return it with what each server says.
 
     Raises:
-        ModelRejected: another run moved an alias meanwhile, or the challenger does not repeat its golden rows.
+        ModelRejected: the challenger does not repeat its golden rows, or a server does not serve it: then the champion
+            is the former one again.
         RegistryUnavailable: the registry does not answer.
 
     """
-    from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, promote  # noqa: PLC0415 - loads ONNX Runtime
+    adapters, action = adapters or Adapters(), judged["action"]
+    if action == "wait":
+        return {**judged, "servers": {}}
+    if _moved(judged, adapters):
+        return _not_settled(judged)
+    if action == "withdraw":
+        return _withdraw(judged, who, adapters)
+    return _promote(judged, who, adapters)
 
-    adapters, name = adapters or Adapters(), judged["model"]
-    version, reason = int(judged["challenger"]), f"rollout: {judged['reason']}"
-    answers = []
+
+def _promote(judged: Judged, who: str, adapters: Adapters) -> Judged:
+    """Move the champion's alias, wait for the servers, and end the trial; `finish` finds the first step done."""
+    from mlops_tasks.core.promotion import CHALLENGER, promote  # noqa: PLC0415 - loads ONNX Runtime
+
+    registry, name, version = adapters.registry, judged["model"], int(judged["challenger"])
+    reason = _reason(judged)
     if judged["action"] == "promote":
-        registry = adapters.registry
-        if registry.alias(name, CHALLENGER) != version or registry.alias(name, CHAMPION) != judged["champion"]:
-            return {**judged, "action": "wait", "reason": "another run moved an alias meanwhile: judged again next time"}
-        promote(registry, name, version, reason=reason, who=who, instead_of=judged["champion"])
+        try:
+            promote(registry, name, version, reason=reason, who=who, instead_of=judged["champion"])
+        except ModelRejected:
+            if _moved(judged, adapters):
+                return _not_settled(judged)
+            raise
+    answers = _require_served(judged, who, adapters)
+    with suppress(ModelRejected):  # a newer model is on trial already: its trial goes on
         registry.retire(name, CHALLENGER, expected=version, reason=f"promoted; {reason}", who=who)
-        answers = adapters.servers.load(name, version)
-    elif judged["action"] == "withdraw":
-        adapters.registry.retire(name, CHALLENGER, expected=version, reason=reason, who=who)
-    return {**judged, "servers": {answer.server: answer.problem or "serves it" for answer in answers}}
+    return {**judged, "servers": {answer.server: "serves it" for answer in answers}}
 
 
-def _trial(pipeline: PipelineSpec, adapters: Adapters) -> tuple[Deployment, Deployment, datetime]:
-    """Return the champion, the challenger and since when it is one. Raises: NothingToDo."""
-    registry, name = adapters.registry, pipeline.name
+def _withdraw(judged: Judged, who: str, adapters: Adapters) -> Judged:
+    from mlops_tasks.core.promotion import CHALLENGER  # noqa: PLC0415 - loads ONNX Runtime
+
+    try:
+        adapters.registry.retire(
+            judged["model"], CHALLENGER, expected=int(judged["challenger"]), reason=_reason(judged), who=who
+        )
+    except ModelRejected:
+        return _not_settled(judged)
+    return {**judged, "servers": {}}
+
+
+def _require_served(judged: Judged, who: str, adapters: Adapters) -> list[ServerAnswer]:
+    """Wait until the known servers serve the new champion; make the former one champion again if one does not.
+
+    Raises:
+        ModelRejected: naming each server and what it says.
+
+    """
+    name, version, before = judged["model"], int(judged["challenger"]), judged["champion"]
+    answers = adapters.servers.load(name, version)
+    said = "; ".join(f"{answer.server}: {answer.problem}" for answer in answers if answer.problem)
+    if not said:
+        return answers
+    if before is None or not _give_back(name, version, before, said, who=who, adapters=adapters):
+        msg = f"model {name}: version {version}, the champion, is not served: {said}; mend the server or roll back"
+        raise ModelRejected(msg)
+    msg = (
+        f"model {name}: version {version} is not served, so version {before} is champion again and it stays on trial: {said}; "
+        "mend the server: the next check promotes it"
+    )
+    raise ModelRejected(msg)
+
+
+def _give_back(name: str, version: int, before: int, said: str, *, who: str, adapters: Adapters) -> bool:
+    """Make the former version champion again, unless another run moved the alias meanwhile; tell the servers."""
+    from mlops_tasks.core.promotion import CHAMPION, ROLLBACK  # noqa: PLC0415 - loads ONNX Runtime
+
+    reason = f"{ROLLBACK}version {version} is not served: {said}"
+    try:
+        adapters.registry.promote(name, CHAMPION, before, expected=version, reason=reason, who=who)
+    except ModelRejected:
+        return False
+    adapters.servers.load(name, before)
+    return True
+
+
+def _moved(judged: Judged, adapters: Adapters) -> bool:
+    """Tell whether an alias names another version than when it was judged."""
+    registry, name = adapters.registry, judged["model"]
+    champion = judged["challenger" if judged["action"] == "finish" else "champion"]
+    held = (registry.alias(name, "champion"), registry.alias(name, "challenger"))
+    return held != (champion, judged["challenger"])
+
+
+def _not_settled(judged: Judged) -> Judged:
+    reason = "another run moved an alias meanwhile: judged again next time"
+    return {**judged, "action": "wait", "reason": reason, "servers": {}}
+
+
+def _reason(judged: Judged) -> str:
+    from mlops_tasks.core.promotion import ROLLOUT  # noqa: PLC0415 - loads ONNX Runtime
+
+    return f"{ROLLOUT}{judged['reason']}"
+
+
+def _versions(pipeline: PipelineSpec, adapters: Adapters) -> tuple[int, int]:
+    """Return the champion's and the challenger's version. Raises: NothingToDo."""
+    name = pipeline.name
     if pipeline.serve.challenger.mode == "off":
         msg = f"{name}: serve.challenger.mode is off, so no challenger is tried; set it to canary or shadow"
         raise NothingToDo(msg)
-    versions = [registry.alias(name, alias) for alias in ("champion", "challenger")]
-    if versions[0] is None or versions[1] is None or versions[0] == versions[1]:
+    champion, challenger = (adapters.registry.alias(name, alias) for alias in ("champion", "challenger"))
+    if champion is None or challenger is None:
         msg = f"{name}: no challenger is on trial; a training that passes its gate makes one"
         raise NothingToDo(msg)
-    entries = [e for e in registry.history(name) if e["alias"] == "challenger" and e["to"] == str(versions[1])]
-    since = datetime.fromisoformat(entries[-1]["at"]) if entries else datetime.now(UTC)
-    champion, challenger = (registry.deployment(name, version) for version in versions if version is not None)
-    return champion, challenger, since
+    return champion, challenger
+
+
+def _trial(name: str, champion: int, challenger: int, adapters: Adapters) -> Trial:
+    from mlops_tasks.core.rollout import running_trial  # noqa: PLC0415 - loads ONNX Runtime
+
+    created = next(known.created for known in adapters.registry.versions(name) if known.version == challenger)
+    return running_trial(adapters.registry.history(name), champion, challenger, created)
+
+
+def _why_not_compared(champion: Deployment, challenger: Deployment) -> str:
+    """Return why the challenger can't take the champion's place whatever it answers; empty if it can."""
+    from mlops_tasks.core.promotion import is_outdated  # noqa: PLC0415 - loads ONNX Runtime
+
+    if is_outdated(challenger.training.end, champion.training.end):
+        return f"version {champion.version}, the champion, is trained on newer data"
+    tasks = [side.feature_schema.task for side in (champion, challenger)]
+    if tasks[0] != tasks[1]:
+        return f"its task is {tasks[1]} and the champion's {tasks[0]}: answers can't be compared; set serve.challenger.mode off"
+    return ""
 
 
 def _compare(
-    pipeline: PipelineSpec, adapters: Adapters, champion: Deployment, challenger: Deployment, *, since: datetime, now: datetime
+    pipeline: PipelineSpec, adapters: Adapters, sides: tuple[Deployment, Deployment], trial: Trial, now: datetime
 ) -> Comparison:
-    from mlops_tasks.core.rollout import compare  # noqa: PLC0415 - loads ONNX Runtime
-    from mlops_tasks.core.scoring import ModelSignature  # noqa: PLC0415 - likewise
+    from mlops_tasks.core.rollout import compare_trial  # noqa: PLC0415 - loads ONNX Runtime
 
-    spec, store = pipeline.serve.challenger, adapters.store
-    signature = ModelSignature.model_validate_json(store.open_local(challenger.file("signature.json")).read_bytes())
-    return compare(
-        read_log(store, pipeline.name, since, now),
-        (champion.version, challenger.version),
-        age=now - since,
-        metric=spec.metric,
-        signature=signature,
-        labels=_labels(pipeline, adapters),
-    )
-
-
-def read_log(store: ArtifactStore, name: str, since: datetime, until: datetime) -> pa.Table:
-    """Return what was answered, and scored in shadow, between two times. Raises: StoreUnavailable."""
-    import pyarrow as pa  # noqa: PLC0415 - only a rollout needs it here
-    import pyarrow.compute as pc  # noqa: PLC0415 - likewise
-    import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
-
-    from mlops_tasks.core.request_log import TIME, day_prefix  # noqa: PLC0415 - likewise
-    from mlops_tasks.core.rollout import LOG_COLUMNS, empty_log  # noqa: PLC0415 - likewise
-
-    tables, day = [], since.astimezone(UTC).date()
-    while day <= until.astimezone(UTC).date():
-        for key in store.list(day_prefix(name, day)):
-            rows = pq.read_table(pa.BufferReader(store.read(key)), columns=[*LOG_COLUMNS, TIME])
-            tables.append(rows.filter(pc.greater_equal(rows[TIME], pa.scalar(since, rows[TIME].type))))
-        day += timedelta(days=1)
-    return pa.concat_tables(tables, promote_options="permissive") if tables else empty_log()
-
-
-def _labels(pipeline: PipelineSpec, adapters: Adapters) -> dict[str, object]:
-    """Return prediction id -> label of the pipeline's source of labels; empty where it names none."""
-    source_name = pipeline.serve.challenger.labels
-    if source_name is None:
-        return {}
-    source, label = pipeline.collect.sources[source_name], pipeline.features.label
-    known: dict[str, object] = {}
-    for batch in adapters.sources.read(source, None):
-        known.update(zip(batch["prediction_id"].to_pylist(), batch[label].to_pylist(), strict=True))
-    return known
-
-
-def _figures(seen: Comparison) -> dict[str, Any]:
-    """Return the comparison as JSON has it: what is not known is null."""
-    sides = {"champion": dataclasses.asdict(seen.champion), "challenger": dataclasses.asdict(seen.challenger)}
-    figures: dict[str, Any] = {**sides, "score_psi": seen.score_psi, "age_s": seen.age.total_seconds()}
-    return {key: _nullable(value) for key, value in figures.items()}
-
-
-def _nullable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nullable(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    spec = pipeline.serve.challenger
+    source = pipeline.collect.sources[spec.labels] if spec.labels else None
+    window = Window(start=trial.start, end=max(now, trial.start + SHORTEST))
+    return compare_trial(spec, sides, window, labels=source, store=adapters.store, sources=adapters.sources)

@@ -134,6 +134,7 @@ class Runner:
             description=self.pipeline.description,
             owner=self.pipeline.owner,
             trial=self.pipeline.serve.challenger.mode != "off",
+            forced=invocation.recompute,
             resources=self.pipeline.resources.get(invocation.stage, Resources()),  # type: ignore[call-overload]  # checked before
         )
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import Deployment, FeatureColumn, FeatureSchema, digest_of
 from mlops_tasks.core.golden import load_proven
-from mlops_tasks.core.promotion import CHALLENGER, CHAMPION, ROLLBACK, Decision, Standing, decide, deployment_of, is_withdrawn
+from mlops_tasks.core.promotion import (
+    CHALLENGER,
+    CHAMPION,
+    ROLLBACK,
+    Decision,
+    Standing,
+    decide,
+    deployment_of,
+    has_failed_trial,
+    is_withdrawn,
+)
 from mlops_tasks.core.publishing import gather_files, hash_file
 from mlops_tasks.core.scoring import ModelSignature
 from mlops_tasks.errors import ModelRejected
@@ -98,13 +108,15 @@ def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[Fi
     name, registry = ports.run.pipeline, ports.registry
     for _ in range(TRIES):
         held: dict[str, Standing | None] = {alias: _standing(ports, alias) for alias in (CHAMPION, CHALLENGER)}
+        history = registry.history(name)
         decision = decide(
             Standing(version, candidate.training.end),
             held[CHAMPION],
             held[CHALLENGER],
             intent=ports.run.intent,
             promote=spec.promote,
-            withdrawn=is_withdrawn(registry.history(name), version),
+            withdrawn=is_withdrawn(history, version),
+            failed_trial=has_failed_trial(history, version) and not ports.run.forced,
             trial=ports.run.trial,
         )
         deployment = _deployment(version, candidate, refs, decision, ports)

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_tasks.artifacts import Intent
-from mlops_tasks.core.promotion import Promote, Standing, champion_before, decide, is_withdrawn, promote, roll_back
+from mlops_tasks.core.promotion import (
+    Promote,
+    Standing,
+    champion_before,
+    decide,
+    has_failed_trial,
+    is_withdrawn,
+    promote,
+    roll_back,
+)
 from mlops_tasks.errors import ModelRejected
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
@@ -83,6 +92,21 @@ def test_every_decision_says_why() -> None:
         assert (decision.alias, decision.reason) == (alias, reason)
 
 
+def test_where_models_are_tried_one_trained_on_as_much_is_tried_and_one_on_less_is_not() -> None:
+    champion = standing(1, 30)
+    for day, alias, reason in (
+        (60, "challenger", "is tried on live traffic beside version 1, the champion"),
+        (30, "challenger", "is tried on live traffic beside version 1, the champion"),
+        (29, "none", "version 1, the champion, is trained on newer data: it is not tried"),
+    ):
+        for wish in ("auto", "ask"):
+            decision = decide(standing(2, day), champion, None, intent="manual", promote=wish, trial=True)
+            assert decision.alias == alias
+            assert wish == "ask" or decision.reason == reason
+    failed = decide(standing(2, 60), champion, None, intent="scheduled", promote="auto", failed_trial=True, trial=True)
+    assert (failed.alias, failed.reason[:29]) == ("none", "was withdrawn from its trial;")
+
+
 def entry(source: int | None, target: int, reason: str = "", alias: str = "champion") -> dict[str, str]:
     return {"alias": alias, "from": str(source or ""), "to": str(target), "reason": reason, "at": "", "who": ""}
 
@@ -103,12 +127,25 @@ def test_a_version_is_withdrawn_until_it_is_champion_again() -> None:
     assert not is_withdrawn([*ledger, entry(1, 2, "rollback: it was the data")], 2)
 
 
+def test_a_trial_has_failed_until_the_version_is_tried_or_promoted_again() -> None:
+    begun = [entry(None, 1), entry(None, 2, alias="challenger")]
+    withdrawn = {**entry(2, 0, "rollout: too slow", alias="challenger"), "to": ""}
+    promoted = {**entry(2, 0, "promoted; rollout: good", alias="challenger"), "to": ""}
+    assert not has_failed_trial(begun, 2)
+    assert has_failed_trial([*begun, withdrawn], 2)
+    assert not has_failed_trial([*begun, withdrawn], 1)
+    assert not has_failed_trial([*begun, withdrawn, entry(None, 2, alias="challenger")], 2)
+    assert not has_failed_trial([*begun, withdrawn, entry(1, 2, "rollback: by hand")], 2)
+    assert not has_failed_trial([*begun, promoted], 2)
+    assert not has_failed_trial([*begun, entry(2, 3, "rollout: no", alias="challenger")], 2), "a newer one took its place"
+
+
 @pytest.fixture
 def ports(tmp_path: Path) -> Ports:
     """Two champions in turn: version 1 of 30 days, version 2 of 60."""
     ports = make_ports(tmp_path)
     for days in (30, 60):
-        deploy.run(DeploySpec(), make_verdict(ports.store, days=days), ports=ports)
+        deploy.run(DeploySpec(), make_verdict(ports.store, days=days, against=ports.registry), ports=ports)
     return ports
 
 
@@ -123,7 +160,7 @@ def test_a_rolled_back_model_is_not_promoted_by_the_next_run_of_it(ports: Ports)
     roll_back(ports.registry, "shop", reason="bad", who="ann")
     again = deploy.run(DeploySpec(), make_verdict(ports.store, days=60), ports=replace(ports, run=make_run(intent="scheduled")))
     assert (again.version, again.alias, ports.registry.alias("shop", "champion")) == (2, "none", 1)
-    newer = deploy.run(DeploySpec(), make_verdict(ports.store, days=61), ports=ports)
+    newer = deploy.run(DeploySpec(), make_verdict(ports.store, days=61, against=ports.registry), ports=ports)
     assert newer.alias == "champion"
 
 
