@@ -34,6 +34,12 @@ class ModelRejected(PipelineError):
     exit_code = 4
 
 
+class ChampionMoved(ModelRejected):
+    """Another model became champion after a candidate was judged: it must be judged against that one first."""
+
+    exit_code = 9
+
+
 class StoreUnavailable(PipelineError):
     """The artifact store or a source did not answer or is full: a retry may help."""
 

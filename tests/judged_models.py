@@ -15,7 +15,7 @@ from tests.linear_models import write_linear_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlops_tasks.ports import ArtifactStore
+    from mlops_tasks.ports import ArtifactStore, ModelRegistry
 
 START = datetime(2029, 1, 1, tzinfo=UTC)
 SIGNATURE = ModelSignature(
@@ -56,8 +56,12 @@ def make_verdict(
     golden_error: float = 0.0,
     failed: dict[str, str] | None = None,
     run_id: str = "0" * 32,
+    against: ModelRegistry | None = None,
 ) -> Verdict:
-    """Publish a model trained on the first `days` days; the fingerprint follows from days and bias unless given."""
+    """Publish a model trained on the first `days` days and judged against the champion of a registry.
+
+    The fingerprint follows from days and bias unless given; without a registry there was no champion.
+    """
     names = ("model.onnx", "signature.json", "golden.json", "reference.json")
     with store.staging() as folder:
         write_model(folder, bias=bias, golden_error=golden_error)
@@ -82,5 +86,5 @@ def make_verdict(
         passed=not failed,
         judgements=(*judgements, Judgement(rule="log_loss", passed=True, reason="0.4 is at most 0.5")),
         metrics={"roc_auc": 0.75},
-        champion_version=None,
+        champion_version=against.alias("shop", "champion") if against else None,
     )

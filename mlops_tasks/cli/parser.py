@@ -23,7 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mlops",
         description="The whole machine-learning lifecycle of the pipelines in dags/pipelines, without Airflow or inside it.",
         epilog="Exit codes: 0 done, 1 bug, 2 wrong spec or argument, 3 data rejected, 4 model rejected, 5 store or source "
-        "unavailable, 6 registry unavailable, 7 superseded by another try, 99 nothing to do.",
+        "unavailable, 6 registry unavailable, 7 superseded by another try, 8 a worker was lost, 9 judged against a former "
+        "champion, 99 nothing to do.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)

@@ -21,8 +21,8 @@ from mlops_tasks.caching import package_digest
 from mlops_tasks.errors import PipelineError, SpecError, Superseded
 from mlops_tasks.loading import apply_overrides
 from mlops_tasks.ports import ArtifactStore
-from mlops_tasks.runner.invocation import Invocation, Outcome
-from mlops_tasks.runner.runner import Runner, path_segment
+from mlops_tasks.runner.invocation import Invocation, Outcome, path_segment
+from mlops_tasks.runner.runner import Runner
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field
@@ -43,3 +44,8 @@ class Outcome(Frozen):
     links: dict[str, str] = Field(default_factory=dict, description="what it shows -> store key or URL")
     facts: dict[str, Any] = Field(default_factory=dict, description="figures for people and for decisions")
     moved: dict[str, int] = Field(default_factory=dict, description="bytes and files that went between store and stage")
+
+
+def path_segment(run_id: str) -> str:
+    """Make a run id fit a key: Airflow's ids hold colons and pluses; a leading dot would hide it or lead away."""
+    return re.sub(r"[^\w.=-]|^\.", "_", run_id, flags=re.ASCII)

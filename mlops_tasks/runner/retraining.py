@@ -17,7 +17,7 @@ from mlops_tasks.core.retraining import Decision, Resumption, RetrainOutcome, Re
 from mlops_tasks.core.windows import floor
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names
-from mlops_tasks.runner.runner import path_segment
+from mlops_tasks.runner.invocation import path_segment
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from mlops_tasks.ports import RunContext
 from mlops_tasks.resources import Resources
 from mlops_tasks.runner.description import describe
 from mlops_tasks.runner.history import SETTINGS, record_failure, record_success
-from mlops_tasks.runner.invocation import Handle, Invocation, Outcome
+from mlops_tasks.runner.invocation import Handle, Invocation, Outcome, path_segment
 from mlops_tasks.runner.work import Made, Work, adapter, element, judged_key
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters, code_version
@@ -246,8 +245,3 @@ def rows_of(values: Iterable[Any]) -> int:
     """Return how many rows artifacts hold, or those that they prove something of."""
     held = (getattr(value, "raw", None) or getattr(value, "features", None) or value for value in values)
     return sum(int(getattr(value, "rows", 0) or 0) for value in held)
-
-
-def path_segment(run_id: str) -> str:
-    """Make a run id fit a key: Airflow's ids hold colons and pluses; a leading dot would hide it or lead away."""
-    return re.sub(r"[^\w.=-]|^\.", "_", run_id, flags=re.ASCII)

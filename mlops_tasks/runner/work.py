@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mlops_tasks.artifacts import Candidate, Deployment, ValidRaw, Window
+from mlops_tasks.artifacts import Candidate, Dataset, Deployment, ValidRaw, Verdict, Window
 from mlops_tasks.caching import Cache, Ingredients, ingredients, tell
 from mlops_tasks.core.windows import lookback_windows
-from mlops_tasks.errors import SpecError
-from mlops_tasks.pipeline import Stage
+from mlops_tasks.errors import ChampionMoved, ModelRejected, SpecError
+from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.ports import Ports
 from mlops_tasks.runner.depends import (
     on_candidate,
@@ -28,10 +28,13 @@ from mlops_tasks.runner.depends import (
     on_verdict,
     on_windows,
 )
+from mlops_tasks.runner.invocation import path_segment
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 WAITING_THREADS = 8
+JUDGED_AGAIN = 5
+"""How often a champion may move before a candidate gives up."""
 
 
 @dataclass
@@ -124,12 +127,44 @@ class Work:
         return made
 
     def deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
-        """Depends on the verdict, on whether the intent may promote, and on where the aliases are now."""
-        slot, depends = on_verdict(inputs["verdict"], ports.run.intent)
+        """Depends on the verdict, on whether the intent may promote, and on where the aliases are now.
+
+        A candidate that would replace a champion which it was not judged against is judged again first.
+        """
+        verdict: Verdict = inputs["verdict"]
+        again = ""
+        for _ in range(JUDGED_AGAIN):
+            try:
+                made = self._deploy(stage, verdict, ports, recompute=recompute)
+            except ChampionMoved:
+                verdict = self._judge_again(verdict.candidate, ports)
+                again = f"judged again, since version {verdict.champion_version} became champion meanwhile"
+            else:
+                return replace(made, reasons=[again]) if again else made
+        msg = f"model {self.pipeline.name}: other runs moved the champion {JUDGED_AGAIN} times meanwhile; run evaluate again"
+        raise ChampionMoved(msg)
+
+    def _deploy(self, stage: Stage, verdict: Verdict, ports: Ports, *, recompute: bool) -> Made:
+        slot, depends = on_verdict(verdict, ports.run.intent)
         deployment, _ = self._cache.find(slot, self._ingredients(stage, depends), adapter(stage))
         moved = deployment is not None and deployment.alias != self._alias_of(deployment.version)
-        made = self._single(stage, slot, depends, inputs, ports, recompute=recompute or moved)
+        made = self._single(stage, slot, depends, {"verdict": verdict}, ports, recompute=recompute or moved)
         return replace(made, reasons=["aliases were moved since"]) if moved and not recompute else made
+
+    def _judge_again(self, candidate: Candidate, ports: Ports) -> Verdict:
+        """Judge a candidate against the champion of now, on the dataset of its own run. Raises: ModelRejected."""
+        name = self.pipeline.name
+        key = f"{name}/runs/{path_segment(ports.run.run_id)}/snapshot.json"
+        try:
+            dataset = Dataset.model_validate(json.loads(ports.store.read(key))["results"][0])
+        except KeyError as error:
+            msg = f"model {name}: the champion moved since the model was judged, and {key} is gone; run evaluate again"
+            raise ModelRejected(msg) from error
+        version = ports.registry.alias(name, "champion")
+        champion = None if version is None else ports.registry.deployment(name, version)
+        inputs = {"candidate": candidate, "dataset": dataset, "champion": champion}
+        verdict: Verdict = self.evaluate(BY_NAME["evaluate"], inputs, ports, recompute=False).results[0]
+        return verdict
 
     def _alias_of(self, version: int) -> str:
         """Return the alias that a version holds now, or `none`."""

@@ -64,6 +64,7 @@ def test_exit_codes_are_unique_and_stay() -> None:
         "RegistryUnavailable": 6,
         "Superseded": 7,
         "WorkerLost": 8,
+        "ChampionMoved": 9,
         "NothingToDo": 99,
     }
 

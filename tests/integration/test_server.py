@@ -96,7 +96,7 @@ def server(tmp_path: Path, uri: str) -> Iterator[Server]:
 
 
 def deploy_days(ports: Ports, days: int) -> None:
-    deploy.run(DeploySpec(), make_verdict(ports.store, days=days, bias=days / 100), ports=ports)
+    deploy.run(DeploySpec(), make_verdict(ports.store, days=days, bias=days / 100, against=ports.registry), ports=ports)
 
 
 class Load:

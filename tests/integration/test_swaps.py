@@ -41,7 +41,7 @@ def serve_and_swap(folder: Path, mode: SwapMode, swaps: int) -> None:
     registry = Grown()
     ports = make_ports(folder, registry=registry)
     for days in (30, 60):
-        deploy.run(DeploySpec(), make_verdict(ports.store, days=days, bias=days / 100), ports=ports)
+        deploy.run(DeploySpec(), make_verdict(ports.store, days=days, bias=days / 100, against=ports.registry), ports=ports)
     if (folder / "grown").is_dir():
         registry.grow(folder / "grown")
     done = threading.Semaphore(0)

@@ -220,7 +220,7 @@ def test_a_new_champion_is_looked_at_by_its_own_windows(wired: Wired) -> None:
     for day in (0, 1):
         wired.monitored(day)
     wired.ends(started(wired.look()), deploy={"alias": "champion", "version": 2})
-    deploy.run(DeploySpec(), make_verdict(wired.store, days=32, bias=0.32), ports=wired.ports)
+    deploy.run(DeploySpec(), make_verdict(wired.store, days=32, bias=0.32, against=wired.registry), ports=wired.ports)
     assert wired.registry.alias("shop", "champion") == 2
     for day in (2, 3, 4, 5):
         wired.monitored(day)  # late, under the model before

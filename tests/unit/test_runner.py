@@ -334,17 +334,18 @@ def rival(world: World) -> int:
     assert version is not None
     made = world.registry.deployment("nyc_flights", version).model_copy(update={"version": version + 100, "fingerprint": "r"})
     world.registry.record(made)
-    world.registry.promote("nyc_flights", "champion", made.version, expected=version, reason="", who="rival")
+    world.registry.named["nyc_flights", "champion"] = made.version
     return made.version
 
 
 def judged_then_overtaken(world: World) -> tuple[dict[str, Any], int]:
     """Judge a second model; before it is deployed a rival becomes champion. Return the deployment's arguments."""
     world.run()
+    world.pipeline = apply_overrides(world.pipeline, {"train.seed": 5})
     handles: dict[str, Handle] = {}
     for stage, needs in CHAIN.items():
         inputs = {name: handles[producer] for name, producer in needs.items()}
-        made = world.invoke(stage, run_id="overtaken", inputs=inputs, overrides={}, recompute=stage == "train")
+        made = world.invoke(stage, run_id="overtaken", inputs=inputs)
         handles[stage] = made.handle
     world.calls.clear()
     return {"run_id": "overtaken", "inputs": {"verdict": handles["evaluate"]}}, rival(world)
@@ -362,9 +363,7 @@ CHAIN: dict[str, dict[str, str]] = {
 
 
 def test_who_would_replace_another_champion_than_the_judged_one_is_judged_again(world: World) -> None:
-    world.pipeline = apply_overrides(world.pipeline, {"train.seed": 5})
     deployment, overtaker = judged_then_overtaken(world)
-    world.registry.registered.clear()  # the model under way is not the one that serves
 
     made = world.invoke("deploy", **deployment)
 
@@ -375,7 +374,6 @@ def test_who_would_replace_another_champion_than_the_judged_one_is_judged_again(
 
 def test_who_loses_against_the_new_champion_does_not_replace_it(world: World) -> None:
     deployment, overtaker = judged_then_overtaken(world)
-    world.registry.registered.clear()
     world.fails["evaluate"] = ModelRejected("it is worse")
     with pytest.raises(ModelRejected, match="it is worse"):
         world.invoke("deploy", **deployment)
@@ -384,7 +382,6 @@ def test_who_loses_against_the_new_champion_does_not_replace_it(world: World) ->
 
 def test_without_its_dataset_a_model_can_not_be_judged_again(world: World) -> None:
     deployment, overtaker = judged_then_overtaken(world)
-    world.registry.registered.clear()
     world.adapters.store.delete("nyc_flights/runs/overtaken/snapshot.json")
     with pytest.raises(ModelRejected, match=r"overtaken/snapshot\.json is gone; run evaluate again"):
         world.invoke("deploy", **deployment)

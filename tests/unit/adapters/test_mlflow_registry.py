@@ -69,7 +69,7 @@ def dying(uri: str, after: int | None) -> tuple[MlflowRegistry, DyingClient]:
 
 def deploy_with(registry: MlflowRegistry, folder: Path, days: int = 30) -> Deployment:
     ports = make_ports(folder, registry=registry)
-    return deploy.run(DeploySpec(), make_verdict(ports.store, days=days), ports=ports)
+    return deploy.run(DeploySpec(), make_verdict(ports.store, days=days, against=ports.registry), ports=ports)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ deploy_with(Dying({uri!r}), Path({str(tmp_path)!r}))
 def test_an_alias_moved_by_hand_is_respected_and_seen_in_the_ledger(uri: str, ports: Ports) -> None:
     registry = MlflowRegistry(uri)
     for days in (30, 60, 90):
-        deploy.run(DeploySpec(promote="auto"), make_verdict(ports.store, days=days), ports=ports)
+        deploy.run(DeploySpec(promote="auto"), make_verdict(ports.store, days=days, against=ports.registry), ports=ports)
     registry._client.set_registered_model_alias("shop", "champion", "1")
     assert registry.alias("shop", "champion") == 1
     registry.promote("shop", "champion", 2, expected=1, reason="", who="ann")

@@ -27,7 +27,7 @@ def ports(tmp_path: Path, registry: FakeRegistry) -> Ports:
 
 def deploy_days(ports: Ports, *days: int) -> None:
     for number in days:
-        deploy.run(DeploySpec(), make_verdict(ports.store, days=number), ports=ports)
+        deploy.run(DeploySpec(), make_verdict(ports.store, days=number, against=ports.registry), ports=ports)
 
 
 def folders(root: Path) -> list[str]:

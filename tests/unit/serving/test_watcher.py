@@ -58,7 +58,7 @@ class Following:
         return self.slot.model.version if self.slot.model else None
 
     def deploy(self, days: int) -> None:
-        deploy.run(DeploySpec(), make_verdict(self.ports.store, days=days), ports=self.ports)
+        deploy.run(DeploySpec(), make_verdict(self.ports.store, days=days, against=self.ports.registry), ports=self.ports)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_challenger_is_loaded_on_trial_and_flipped_when_it_is_promoted(registr
 
 
 def _candidate(ports: Ports, days: int) -> tuple[Candidate, Verdict, dict[str, Path], dict[str, str]]:
-    verdict = make_verdict(ports.store, days=days)
+    verdict = make_verdict(ports.store, days=days, against=ports.registry)
     files = {ref.key.rsplit("/", 1)[-1]: ports.store.open_local(ref) for ref in verdict.candidate.files}
     return verdict.candidate, verdict, files, {}
 
