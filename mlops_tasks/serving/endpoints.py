@@ -144,9 +144,10 @@ class Endpoints:
 
     async def ready(self, call: Call) -> Reply:
         """Tell whether requests should be sent here."""
-        slot = self._slot
-        if slot.not_ready:
-            raise BadRequest(slot.not_ready, 503)
+        slot, parts = self._slot, self._parts
+        refusing = slot.not_ready or parts.gate.refusing or parts.recorder.refusing
+        if refusing:
+            raise BadRequest(refusing, 503)
         self._require_name(call)
         # In a single-slot swap there is no model for a moment, but requests wait for it: it is ready.
         model = None if slot.swapping else self._model(call)

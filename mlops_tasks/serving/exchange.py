@@ -120,7 +120,10 @@ def refusal(path: str, request_id: str, message: str, status: int) -> Reply:
     body = {"error": message}
     if path == INVOCATIONS:
         body = {"error_code": _MLFLOW_CODES.get(status, "BAD_REQUEST"), "message": message}
-    return json_reply(body, {"x-request-id": request_id}, status)
+    headers = {"x-request-id": request_id}
+    if status == 503:  # noqa: PLR2004 - HTTP's: what is refused now may be answered in a moment
+        headers["retry-after"] = "1"
+    return json_reply(body, headers, status)
 
 
 class Endpoint:

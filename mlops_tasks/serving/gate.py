@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ class Gate:
         self.bounds = bounds or Bounds()
         self.inside = 0
         self.closed = False
+        self._closed_at = 0.0
         self._telemetry = telemetry or NoTelemetry()
         self._waiting: OrderedDict[asyncio.Future[None], int] = OrderedDict()
         self._waiting_bytes = 0
@@ -53,6 +55,16 @@ class Gate:
     def close(self) -> None:
         """Let nobody in from now on."""
         self.closed = True
+        self._closed_at = time.monotonic()
+
+    @property
+    def refusing(self) -> str:
+        """Why requests are refused now instead of let in or kept waiting; empty when they are not."""
+        if not self.closed:
+            return ""
+        if time.monotonic() - self._closed_at > self.bounds.deadline_s:
+            return self._too_late()
+        return self._too_many() if not self._has_room(0) else ""
 
     async def drained(self) -> None:
         """Wait until nobody is inside; to be called when closed, by one at a time."""
@@ -95,8 +107,7 @@ class Gate:
             self._give_up(waiter)
             if not isinstance(error, TimeoutError):
                 raise
-            msg = f"a model is being replaced, and it took longer than {self.bounds.deadline_s:g} s: try again in a moment"
-            raise BadRequest(msg, 503) from error
+            raise BadRequest(self._too_late(), 503) from error
 
     def _give_up(self, waiter: asyncio.Future[None]) -> None:
         """Forget a waiter who went away, whether it was let in meanwhile or not."""
@@ -108,9 +119,17 @@ class Gate:
             self.leave()
 
     def _require_room(self, size: int) -> None:
-        if len(self._waiting) >= self.bounds.requests or self._waiting_bytes + size > self.bounds.size:
-            msg = f"a model is being replaced, and {len(self._waiting)} requests wait for it already: try again in a moment"
-            raise BadRequest(msg, 503)
+        if not self._has_room(size):
+            raise BadRequest(self._too_many(), 503)
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._waiting) < self.bounds.requests and self._waiting_bytes + size <= self.bounds.size
+
+    def _too_late(self) -> str:
+        return f"a model is being replaced, and it took longer than {self.bounds.deadline_s:g} s: try again in a moment"
+
+    def _too_many(self) -> str:
+        return f"a model is being replaced, and {len(self._waiting)} requests wait for it already: try again in a moment"
 
     def leave(self) -> None:
         """Go out."""

@@ -54,6 +54,10 @@ class Prediction:
 class Recorder(Protocol):
     """Keeps answered requests."""
 
+    @property
+    def refusing(self) -> str:
+        """Why no request is answered now, whatever it holds; empty when requests are."""
+
     def record(self, prediction: Prediction) -> None:
         """Append the prediction, so that a killed process does not lose it; called before the answer leaves.
 
@@ -65,6 +69,8 @@ class Recorder(Protocol):
 
 class NoRecorder:
     """Implements `Recorder` where nothing is kept."""
+
+    refusing = ""
 
     def record(self, prediction: Prediction) -> None:
         """Do nothing."""

@@ -13,7 +13,7 @@ from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.decoding import BadRequest
 from mlops_tasks.serving.recording.entities import entity_hasher, share_of
 from mlops_tasks.serving.recording.records import Schema, encode
-from mlops_tasks.serving.recording.segments import Segment, Waiting, server_id, waiting
+from mlops_tasks.serving.recording.segments import Segment, Waiting, server_id, try_writing, waiting
 from mlops_tasks.serving.telemetry import NoTelemetry
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TEND_S = 1.0
 MEGABYTE = 1_000_000
+UNLOGGED = "the request log can't be written, and no answer is given that is not logged: "
 
 
 class RequestLog:
@@ -63,8 +64,14 @@ class RequestLog:
         self._schemas: dict[tuple[int, int], Schema] = {}
         self._waiting, self._written = waiting(folder).size, 0
         self._problem, self._lost = "", 0
+        self._blocked = ""  # by a disk, not by what one record holds
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._tender: threading.Thread | None = None
+
+    @property
+    def refusing(self) -> str:
+        """Why no request is answered now: the log can't be written, and the pipeline wants no answer that is not logged."""
+        return UNLOGGED + self._blocked if self._blocked and self._spec.when_full == "fail_closed" else ""
 
     def start(self) -> None:
         """Finish segments by their age, and look at what waits, every second from now on."""
@@ -96,7 +103,8 @@ class RequestLog:
                 self._append(prediction, entity)
             except OSError as error:
                 self._finish()
-                self._refuse(f"{self._folder} can't be written: {error.strerror or error}; free some space or mend the disk")
+                self._blocked = self._cant(error)
+                self._refuse(self._blocked)
             except (SpecError, orjson.JSONEncodeError) as error:  # the latter: a text that is no valid Unicode
                 self._refuse(str(error))
             else:
@@ -114,6 +122,7 @@ class RequestLog:
         with self._lock:
             self._waiting = found.size
             self._written -= counted
+            self._try_again()
         self._telemetry.log_waiting(found.segments, found.size, found.oldest_s)
 
     def _tend_on(self) -> None:
@@ -123,10 +132,29 @@ class RequestLog:
             except OSError as error:
                 self._announce(f"request log: {self._folder} can't be looked at: {error.strerror}; check its rights")
 
-    def _append(self, prediction: Prediction, entity: bytes) -> None:
+    def _try_again(self) -> None:
+        """See whether the log can be written: who is not ready gets no requests, which would show it."""
+        try:
+            self._require_room()
+            if not self._blocked:
+                return
+            try_writing(self._folder, self._server)
+        except OSError as error:
+            self._say(self._cant(error))
+            self._blocked = self._problem
+        else:
+            self._recovered()
+
+    def _require_room(self) -> None:
         if self._waiting + self._written > self._spec.keep * MEGABYTE:
             msg = f"more than {self._spec.keep} MB wait for upload (serve.log.keep)"
             raise OSError(0, msg)
+
+    def _cant(self, error: OSError) -> str:
+        return f"{self._folder} can't be written: {error.strerror or error}; free some space or mend the disk"
+
+    def _append(self, prediction: Prediction, entity: bytes) -> None:
+        self._require_room()
         schema = self._schema(prediction)
         payload = encode(prediction, schema, entity)
         segment = self._segment or self._begin()
@@ -160,15 +188,17 @@ class RequestLog:
 
     def _refuse(self, problem: str) -> None:
         """Count a loss, or refuse the answer; say the problem when it begins, not at every answer."""
-        if problem != self._problem:
-            self._announce(f"request log: {problem}")
-        self._problem = problem
+        self._say(problem)
         if self._spec.when_full == "fail_closed":
-            msg = f"the request log can't be written, and no answer is given that is not logged: {problem}"
-            raise BadRequest(msg, 503)
+            raise BadRequest(UNLOGGED + problem, 503)
         self._lost += 1
         self._telemetry.dropped(1)
 
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            self._announce(f"request log: {problem}")
+        self._problem = problem
+
     def _recovered(self) -> None:
         self._announce(f"request log: is written again; {self._lost} answers were not logged")
-        self._problem, self._lost = "", 0
+        self._problem, self._blocked, self._lost = "", "", 0

@@ -27,6 +27,8 @@ FOLDER = "MLOPS_REQUEST_LOG"
 SUFFIX = ".frames"
 BEGUN = ".new"
 """Suffix of a segment that is not locked yet."""
+TRIED = ".try"
+TRIED_BYTES = 64 << 10
 DAMAGED = "damaged"
 STALE_S = 60.0
 
@@ -34,6 +36,21 @@ STALE_S = 60.0
 def log_folder(name: str, environ: Mapping[str, str]) -> Path:
     """Return where a pipeline's requests are logged: below MLOPS_REQUEST_LOG, by default `.mlops/requests`."""
     return Path(environ.get(FOLDER) or ".mlops/requests").expanduser().resolve() / name
+
+
+def try_writing(folder: Path, name: str) -> None:
+    """Write as much as a request may need, and take it away again. Raises: OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}{TRIED}"
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(file, bytes(TRIED_BYTES)) < TRIED_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def server_id() -> str:

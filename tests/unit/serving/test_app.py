@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.copies import Copies
+from mlops_tasks.serving.gate import Bounds, Gate
+from mlops_tasks.serving.predictions import NoRecorder
 from mlops_tasks.serving.slot import Slot, load_folder
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
@@ -360,6 +362,25 @@ def test_before_the_first_champion_it_lives_and_is_not_ready() -> None:
     assert error_of(client.get("/v2/health/ready")) == (503, "model shop has no champion yet: waiting")
     assert error_of(client.post(INFER, json={})) == (503, "model shop has no champion yet: waiting")
     assert "model shop has no champion yet" in client.get("/").text
+
+
+def test_it_is_not_ready_while_requests_are_refused(slot: Slot) -> None:
+    class FullLog(NoRecorder):
+        refusing = "the request log is full"
+
+    full = TestClient(make_app(Parts(slot, recorder=FullLog())))
+    answer = full.get("/v2/health/ready")
+    assert error_of(answer) == (503, "the request log is full")
+    assert answer.headers["retry-after"] == "1"
+    gate = Gate(Bounds(deadline_s=0.01))
+    client = TestClient(make_app(Parts(slot, gate=gate)))
+    assert client.get("/v2/health/ready").status_code == 200
+    gate.close()
+    refused = client.post(INFER, json=whole(ROWS))
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    said = error_of(client.get("/v2/health/ready"))
+    assert said == (503, "a model is being replaced, and it took longer than 0.01 s: try again in a moment")
+    assert client.get("/v2/health/live").status_code == 200
 
 
 def test_the_page_shows_where_the_model_comes_from_and_a_request_that_works(client: TestClient, scores: list[float]) -> None:

@@ -113,3 +113,21 @@ def test_whatever_happens_nobody_is_lost_and_nobody_is_inside_a_drained_gate(eve
         assert set(answered) <= set(seen)
 
     asyncio.run(scenario())
+
+
+def test_it_says_when_a_request_would_be_refused() -> None:
+    async def scenario() -> None:
+        gate = Gate(Bounds(requests=1, deadline_s=0.05))
+        assert gate.refusing == ""
+        gate.close()
+        assert gate.refusing == ""
+        waiting = asyncio.create_task(ask(gate, [], 1))
+        await asyncio.sleep(0)
+        assert "1 requests wait for it already" in gate.refusing
+        with pytest.raises(BadRequest):
+            await waiting
+        assert "it took longer than 0.05 s" in gate.refusing
+        gate.open()
+        assert gate.refusing == ""
+
+    asyncio.run(scenario())

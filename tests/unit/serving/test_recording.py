@@ -8,6 +8,7 @@ import hmac
 import os
 import threading
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,43 @@ def test_fail_closed_gives_no_answer_that_is_not_logged(folder: Path, monkeypatc
     log.close()
     assert [row["prediction_id"] for row in rows_of(folder)] == ["r2"]
     assert heard.lost == 0
+
+
+@pytest.mark.parametrize("when_full", ["fail_closed", "fail_open"])
+def test_it_says_that_requests_are_refused_and_finds_out_by_itself_that_they_no_longer_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, when_full: str
+) -> None:
+    heard = Heard()
+    log = make_log(folder, heard, when_full=when_full)
+    assert log.refusing == ""
+    disk = FullDisk(monkeypatch, 0)
+    with pytest.raises(BadRequest) if when_full == "fail_closed" else nullcontext():
+        log.record(answer("lost"))
+    log.tend()
+    assert ("No space left on device" in log.refusing) == (when_full == "fail_closed")
+    disk.space = 10**9
+    log.tend()
+    assert log.refusing == ""
+    assert heard.lines[-1].startswith("request log: is written again")
+    assert [path.name for path in folder.iterdir()] == []
+    log.close()
+
+
+def test_a_log_that_is_full_of_what_was_there_before_says_so_before_anybody_asks(folder: Path) -> None:
+    log = make_log(folder, keep=1, segment_mb=1, when_full="fail_closed")
+    wide = {**ROW, "shop": "x" * 1_100_000}
+    log.record(answer("r", [wide]))
+    log.close()
+    begun = make_log(folder, keep=1, when_full="fail_closed")
+    begun.tend()
+    assert "more than 1 MB wait for upload" in begun.refusing
+
+
+def test_one_text_that_cannot_be_logged_makes_nobody_wait(folder: Path) -> None:
+    log = make_log(folder, when_full="fail_closed")
+    with pytest.raises(BadRequest):
+        log.record(answer("r", [{**ROW, "shop": "\ud800"}]))
+    assert log.refusing == ""
 
 
 def test_a_log_that_nobody_ships_is_full_at_its_limit(folder: Path, store: LocalStore) -> None:

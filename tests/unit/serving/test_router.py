@@ -27,6 +27,8 @@ ARRAYS = (np.array([[1.5, 2.0]], dtype=np.float32), np.array([["north"]], dtype=
 class Recorded:
     """Keeps what is recorded."""
 
+    refusing = ""
+
     def __init__(self) -> None:
         self.predictions: list[Prediction] = []
 
