@@ -53,7 +53,7 @@ def measure_window(table: pa.Table, scorer: Scorer, version: int, window: str, *
     logged = _logged(rows, signature)
     score_N = logged if logged is not None else _score(rows, scorer, window)
     truth_N = encode_known(rows, signature)
-    known_N = np.isfinite(truth_N) & np.isfinite(score_N).reshape(len(truth_N), -1).all(axis=1)
+    known_N = np.isfinite(truth_N) & np.isfinite(score_N).all(axis=tuple(range(1, score_N.ndim)))
     threshold = HALF if signature.threshold is None else signature.threshold
     found = Predictions(signature.task, truth_N, score_N, threshold).rows(known_N)
     judged = mature and bool(known_N.any())
