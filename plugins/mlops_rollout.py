@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 APPROVE, REJECT = "Approve", "Reject"
+WAITS = "awaiting_input"
+"""The state of a task that waits for a person's answer."""
 
 
 class _RolloutTask(BaseOperator):
@@ -66,7 +68,10 @@ class JudgeRollout(_RolloutTask):
 
 
 class AskPromotion(HITLOperator):
-    """Waits for a person before a promotion, if the pipeline's `deploy.promote` is `ask`; skips itself otherwise."""
+    """Waits for a person before a promotion, if the pipeline's `deploy.promote` is `ask`; skips itself otherwise.
+
+    Checks go on meanwhile, so that a challenger that turns bad is withdrawn; they don't ask again.
+    """
 
     def __init__(self, *, asks: str, **kwargs: Any) -> None:
         """Ask what `subject` says; no answer counts as no."""
@@ -77,13 +82,30 @@ class AskPromotion(HITLOperator):
         self.on_skipped_callback = [say_why]
 
     def execute(self, context: Context) -> Any:
-        """Park the run until someone answers. Raises: AirflowSkipException: nothing is asked."""
+        """Park the run until someone answers. Raises: AirflowSkipException: nothing is asked, or it is asked already."""
         judged = context["ti"].xcom_pull(task_ids="judge") or {}
         if self.asks != "ask" or judged.get("action") != "promote":
             self.why = f"deploy.promote is {self.asks!r} and the rule says {judged.get('action')!r}: nobody is asked"
             raise TaskSkipped(self.why)
+        asked = self._run_that_asks(context, judged)
+        if asked:
+            self.why = f"run {asked} asks for an answer about version {judged['challenger']} already"
+            raise TaskSkipped(self.why)
         self.body = summarise(judged)
         return super().execute(context)
+
+    def _run_that_asks(self, context: Context, judged: Mapping[str, Any]) -> str:
+        """Return the run in which a person is asked about these versions already; empty if there is none."""
+        ti: Any = context["ti"]
+        if not ti.get_ti_count(dag_id=ti.dag_id, task_ids=[self.task_id], states=[WAITS]):
+            return ""
+        for run_id, states in ti.get_task_states(dag_id=ti.dag_id, task_ids=[self.task_id]).items():
+            if run_id == ti.run_id or states.get(self.task_id) != WAITS:
+                continue
+            other = ti.xcom_pull(task_ids="judge", run_id=run_id) or {}
+            if all(other.get(side) == judged[side] for side in ("champion", "challenger")):
+                return str(run_id)
+        return ""
 
 
 class SettleRollout(_RolloutTask):
@@ -91,23 +113,44 @@ class SettleRollout(_RolloutTask):
 
     ui_color = "#e8fbea"
 
+    def __init__(self, *, asks: str, **kwargs: Any) -> None:
+        """Promote only what a person approved, if `asks` is `ask`."""
+        super().__init__(**kwargs)
+        self.asks = asks
+
     def execute(self, context: Context) -> dict[str, Any]:
-        """Settle. Raises: AirflowFailException: the challenger can't be promoted."""
+        """Settle.
+
+        Raises:
+            AirflowSkipException: a promotion waits for a person's answer.
+            AirflowFailException: the challenger can't be promoted.
+
+        """
         from mlops_tasks.runner.rollout import settle  # noqa: PLC0415 - heavy: only this task's process pays for it
 
         judged = context["ti"].xcom_pull(task_ids="judge")
         answer = context["ti"].xcom_pull(task_ids="approve") or {}
-        who = (answer.get("responded_by_user") or {}).get("name") or facts_of(context).user or "airflow"
-        if REJECT in answer.get("chosen_options", []):
-            judged = {**judged, "action": "withdraw", "reason": f"a person said no; the rule said: {judged['reason']}"}
+        person = (answer.get("responded_by_user") or {}).get("name")
+        if self.asks == "ask" and judged["action"] == "promote":
+            if not answer:
+                self.why = "a person is asked in another run: nothing is promoted before the answer"
+                raise TaskSkipped(self.why)
+            if APPROVE not in answer.get("chosen_options", []):
+                judged = {**judged, "action": "withdraw", "reason": f"{_refusal(person)}; the rule said: {judged['reason']}"}
+        who = person or facts_of(context).user or "airflow"
         return self._told(lambda: settle(judged, who=who))
+
+
+def _refusal(person: str | None) -> str:
+    """Say why there is no approval: Airflow gives the default answer, and nobody's name, when the time is over."""
+    return "a person said no" if person else f"nobody answered within {ANSWER_WITHIN.days} days"
 
 
 def summarise(judged: Mapping[str, Any]) -> str:
     """Say in Markdown what both did."""
     figures = judged.get("figures") or {}
     sides = [figures.get(side) or {} for side in ("champion", "challenger")]
-    names = [name for name in ("version", "rows", "failures", "p95_ms", "mean_score", "labelled", "metric") if sides[0]]
+    names = [name for name in ("version", "requests", "failures", "p95_ms", "mean_score", "labelled", "metric") if sides[0]]
     rows = [f"| {name} | {_shown(sides[0].get(name))} | {_shown(sides[1].get(name))} |" for name in names]
     head = f"The rule says **{judged.get('action')}**: {judged.get('reason')}."
     return "\n".join([head, "", "| | champion | challenger |", "|---|---|---|", *rows])

@@ -59,7 +59,10 @@ def judge(name: str, *, now: datetime, adapters: Adapters | None = None) -> Judg
         return {**found, "action": "withdraw", "reason": unfit, "figures": {}}
     seen = _compare(pipeline, adapters, sides, trial, now)
     decision = decide(pipeline.serve.challenger, seen)
-    return {**found, "action": decision.action, "reason": decision.reason, "figures": describe_comparison(seen)}
+    action, reason = decision.action, decision.reason
+    if action == "promote" and pipeline.deploy.promote == "never":
+        action, reason = "wait", f"deploy.promote is never: `mlops rollback {name} --to {challenger}` promotes it; {reason}"
+    return {**found, "action": action, "reason": reason, "figures": describe_comparison(seen)}
 
 
 def settle(judged: Judged, *, who: str, adapters: Adapters | None = None) -> Judged:

@@ -59,6 +59,7 @@ def test_a_pipeline_that_tries_challengers_has_a_sixth_dag(folders: Path) -> Non
     assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback", "rollout")}
     dag = found[f"{NAME}.rollout"]
     assert dag.schedule == timedelta(minutes=30)
+    assert dag.max_active_runs > 1, "a run that waits for a person keeps no check from withdrawing the challenger"
     assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
         "judge": set(),
         "approve": {"judge"},

@@ -221,6 +221,14 @@ def test_one_trained_on_less_is_not_tried(wired: Any) -> None:
     assert (older.alias, wired.aliases) == ("none", [1, None])
 
 
+def test_where_nothing_is_promoted_by_itself_a_good_one_waits_for_a_person(wired: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried(monkeypatch, PIPELINE.model_copy(update={"deploy": DeploySpec(promote="never")}))
+    log(wired, rows(1, 1000) + rows(2, 400))
+    judged = rollout.judge("shop", now=LATER, adapters=wired)
+    assert judged["action"] == "wait"
+    assert judged["reason"].startswith("deploy.promote is never: `mlops rollback shop --to 2` promotes it; 400 requests")
+
+
 OUTCOMES = {"path": "", "event_time": "at", "columns": {"at": "timestamp", "prediction_id": "string", "sold": "string"}}
 
 
