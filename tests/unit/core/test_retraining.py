@@ -181,6 +181,12 @@ def test_the_budget_is_of_real_time(days_ago: float, action: str) -> None:
     assert judged(current, SPEC.model_copy(update={"budget": 2})).action == action
 
 
+def test_a_clock_that_is_set_back_frees_no_budget() -> None:
+    requests = [asked(n, n, at=NOW + timedelta(days=30)) for n in (1, 2)]
+    current = state([seen(day) for day in range(1, 20)], requests=requests, ends=[ended(1), ended(2)])
+    assert judged(current, SPEC.model_copy(update={"budget": 2})).action == "wait"
+
+
 def test_after_so_many_refused_candidates_somebody_must_look() -> None:
     spec = SPEC.model_copy(update={"max_rejected": 2})
     requests = [asked(n, n) for n in (1, 2, 3)]
