@@ -10,20 +10,20 @@ import pandas as pd
 
 from mlops_tasks.artifacts import Candidate, Window, digest_of
 from mlops_tasks.core.baselines import constant_score
-from mlops_tasks.core.frames import read_files, read_split, rows_within
+from mlops_tasks.core.frames import read_split, window_labels
 from mlops_tasks.core.hardware import count_threads, describe_hardware, library_versions, pinned, place
 from mlops_tasks.core.onnx_export import check_parity
 from mlops_tasks.core.problems import LEARNED_FROM, Model, Problem, Session, make_problem
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.scoring import ModelSignature, Scorer
+from mlops_tasks.core.sketches import build_reference, prediction_column
 from mlops_tasks.core.targets import make_targets
 from mlops_tasks.core.training import boosted_model, fit_boosted, fit_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-    from mlops_tasks.artifacts import Dataset, FeatureSchema, Split
+    from mlops_tasks.artifacts import Dataset, FeatureSchema
     from mlops_tasks.core.hardware import Placement
     from mlops_tasks.ports import Ports, TrackedRun
     from mlops_tasks.specs import TrainSpec
@@ -64,7 +64,7 @@ def run(spec: TrainSpec, dataset: Dataset, *, ports: Ports) -> Candidate:
         model = fit_model(problem, session, boosted)
         baseline = model if spec.model == "hgb" else boosted_model(problem, boosted)
         files = _write(folder, problem, model, baseline, _training_facts(spec, dataset, problem, model, hardware))
-        files |= _write_reference(folder, problem, dataset, ports)
+        files |= _write_reference(folder, problem, model, dataset, ports)
         tracked.artifact(files["training.json"])
         run_id = tracked.run_id
         # Where and with what it was made is told, and is no part of what it is: the same bytes are the same model.
@@ -144,22 +144,12 @@ def _write(folder: Path, problem: Problem, model: Model, baseline: Model, facts:
     return {path.name: path for path in folder.iterdir()}
 
 
-def _write_reference(folder: Path, problem: Problem, dataset: Dataset, ports: Ports) -> dict[str, Path]:
-    from mlops_tasks.core.sketches import build_reference  # noqa: PLC0415 - datasketches is needed here alone
-
-    windows = pd.Series([label for split in LEARNED_FROM for label in _window_labels(dataset, split, ports)])
-    _write_json(folder / "reference.json", build_reference(problem.both.frame, dataset.feature_schema, windows))
+def _write_reference(folder: Path, problem: Problem, model: Model, dataset: Dataset, ports: Ports) -> dict[str, Path]:
+    """Summarise the training rows, the model's own scores of them too, for the monitor."""
+    windows = pd.Series([label for split in LEARNED_FROM for label in window_labels(ports.store, dataset, split)])
+    prediction = prediction_column(model.score(problem.both.frame), problem.targets.classes)
+    _write_json(folder / "reference.json", build_reference(problem.both.frame, dataset.feature_schema, windows, prediction))
     return {"reference.json": folder / "reference.json"}
-
-
-def _window_labels(dataset: Dataset, split: Split, ports: Ports) -> Iterable[str]:
-    """Yield the window label of each row of a split, in `read_split`'s order: keys are `.../<label>/<digest>/<file>`."""
-    ref, time = dataset.splits[split], dataset.feature_schema.event_time
-    for number, file in enumerate(ref.files):
-        rows = file.rows
-        if rows is None or number in {0, len(ref.files) - 1}:  # only these can lie partly outside the split
-            rows = rows_within(read_files(ports.store, [file], [time]), time, ref.window).num_rows
-        yield from [file.key.split("/")[-3]] * rows
 
 
 def _signature(problem: Problem, model: Model) -> ModelSignature:

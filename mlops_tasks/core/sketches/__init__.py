@@ -11,7 +11,8 @@ merge depends on the order.
 from mlops_tasks.core.sketches.counting import QUANTA_PER_SD, sketch_windows
 from mlops_tasks.core.sketches.counts import ColumnSketch, Sketches, join_sketches
 from mlops_tasks.core.sketches.layouts import Categories, Layout, NumericBins, lay_out
-from mlops_tasks.core.sketches.reference import Reference, build_reference, sketch_window
+from mlops_tasks.core.sketches.predictions import add_prediction, prediction_column
+from mlops_tasks.core.sketches.reference import Reference, build_reference, sketch_parts, sketch_window
 
 __all__ = [
     "QUANTA_PER_SD",
@@ -21,9 +22,12 @@ __all__ = [
     "NumericBins",
     "Reference",
     "Sketches",
+    "add_prediction",
     "build_reference",
     "join_sketches",
     "lay_out",
+    "prediction_column",
+    "sketch_parts",
     "sketch_window",
     "sketch_windows",
 ]

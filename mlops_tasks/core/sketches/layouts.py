@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BINS = 64
 CATEGORIES = 64
 _TAIL = 0.001
+_MOST_WHOLE = 1 << 53
+"""Up to here a float tells each whole number from the next."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,18 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Write categories as text; whole floats as integers, because a null turns an integer column into floats."""
+    """Write categories as text; whole floats as integers, because a null turns an integer column into floats.
+
+    Each value for itself, so that a table read in pieces gives the same texts.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        whole = pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py()
-        column = column.cast(pa.int64(), safe=False) if whole else column
-    return column.cast(pa.string())
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    column = column.cast(pa.float64())
+    is_whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), float(_MOST_WHOLE)))
+    whole = pc.if_else(is_whole, column, None).cast(pa.int64()).cast(pa.string())
+    return pc.if_else(pc.is_nan(column), None, pc.if_else(is_whole, whole, column.cast(pa.string())))
 
 
 def layout_json(layout: Layout) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlops_tasks.artifacts import FeatureColumn
+from mlops_tasks.core.privacy import hash_values
 from mlops_tasks.core.sketches import (
     QUANTA_PER_SD,
     Categories,
@@ -20,9 +22,12 @@ from mlops_tasks.core.sketches import (
     build_reference,
     join_sketches,
     lay_out,
+    prediction_column,
+    sketch_parts,
     sketch_window,
     sketch_windows,
 )
+from mlops_tasks.core.sketches.layouts import as_text
 from mlops_tasks.errors import DataRejected
 from tests.drifting import SCHEMA, label_of, make_day, make_days
 
@@ -220,7 +225,7 @@ def test_a_window_takes_few_bytes(reference: Reference) -> None:
 def test_a_window_without_the_label_is_fine(reference: Reference) -> None:
     made = sketch_window(pa.Table.from_pandas(make_day(0).drop(columns="bought")), reference, "2024-01-01")
 
-    assert set(made.columns) == {"price", "rain", "shop"}
+    assert made.columns["bought"].nulls.tolist() == [200]
 
 
 def test_a_missing_column_is_named(reference: Reference) -> None:
@@ -282,3 +287,78 @@ def test_window_labels_may_come_in_any_order() -> None:
 
     assert build_reference(shuffled, SCHEMA, label_of(shuffled)) == build_reference(frame, SCHEMA, label_of(frame))
     assert isinstance(label_of(frame), pd.Series)
+
+
+def test_floats_that_are_whole_are_texts_of_integers_whatever_else_the_column_holds() -> None:
+    column = pa.chunked_array([pa.array([1.0, None, 2.5, float("nan"), -0.0, 1e300])])
+
+    assert as_text(column).to_pylist() == ["1", None, "2.5", None, "0", "1e+300"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_window_read_in_parts_equals_one_pass(reference: Reference, size: int) -> None:
+    table = pa.Table.from_pandas(make_day(5).assign(shop=np.resize([1.0, 2.5, np.nan], 200)))
+    parts = (table.slice(start, size) for start in range(0, table.num_rows, size))
+
+    assert sketch_parts(parts, reference, "w").to_json() == sketch_window(table, reference, "w").to_json()
+
+
+def test_a_year_of_windows_merged_equals_one_pass_over_its_rows(reference: Reference) -> None:
+    days = [pa.Table.from_pandas(make_day(day, rows=20)) for day in range(365)]
+    made = [sketch_window(day, reference, "day") for day in days]
+
+    assert merge(*made[::-1]).to_json() == sketch_window(pa.concat_tables(days), reference, "w").to_json()
+
+
+def test_what_a_model_gives_is_a_column_like_any_other() -> None:
+    frame = make_days(20, rows=100)
+    scores = np.linspace(0, 1, len(frame), dtype=np.float32)
+    made = Reference.from_json(build_reference(frame, SCHEMA, label_of(frame), prediction_column(scores, [])))
+    without = sketch_window(pa.Table.from_pandas(make_day(0)), made, "w")
+
+    assert made.prediction == "prediction"
+    assert isinstance(made.layouts["prediction"], NumericBins)
+    assert made.merged.columns["prediction"].counts.sum() == len(frame)
+    assert without.columns["prediction"].counts.sum() == 0
+
+
+def test_of_several_classes_the_likeliest_is_sketched() -> None:
+    assert prediction_column(np.array([[0.1, 0.9], [0.6, 0.4]]), ["a", "b"]).to_pylist() == ["b", "a"]
+
+
+def test_a_feature_that_is_called_prediction_keeps_its_name() -> None:
+    frame = make_days(2, rows=20).assign(prediction=1.0)
+    schema = SCHEMA.model_copy(update={"columns": (*SCHEMA.columns, FeatureColumn(name="prediction", kind="numeric"))})
+    made = Reference.from_json(build_reference(frame, schema, label_of(frame), prediction_column(np.zeros(40), [])))
+
+    assert made.prediction == "model_prediction"
+
+
+def test_a_reference_of_before_there_were_predictions_is_read() -> None:
+    frame = make_days(2, rows=20)
+    value = build_reference(frame, SCHEMA, label_of(frame))
+    del value["prediction"]
+
+    assert Reference.from_json(value).prediction is None
+
+
+def test_hashed_columns_are_sketched_as_hashes_only() -> None:
+    frame = make_days(2, rows=20)
+    hashed = hash_values(pa.chunked_array([pa.array(frame["shop"])]), b"k" * 16)
+    text = json.dumps(build_reference(frame.assign(shop=hashed.to_pandas()), SCHEMA, label_of(frame)))
+
+    assert "north" not in text
+    assert hashed[0].as_py() in text
+
+
+def test_a_window_takes_about_12_kb() -> None:
+    frame = make_days(30)
+    wide = pd.concat({f"x{k}": frame["price"] * (k + 1) for k in range(20)}, axis=1).assign(bought=frame["bought"])
+    columns = tuple(FeatureColumn(name=f"x{k}", kind="numeric") for k in range(20))
+    made = build_reference(wide, SCHEMA.model_copy(update={"columns": columns}), label_of(frame))
+    reference = Reference.from_json(made)
+    size = len(
+        json.dumps(sketch_window(pa.Table.from_pandas(wide.iloc[:200]), reference, "w").to_json(), separators=(",", ":"))
+    )
+
+    assert size < 20_000
