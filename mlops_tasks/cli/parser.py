@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlops_tasks.cli.backtest.grammar import add_backtest
 from mlops_tasks.cli.grammar import add_command, add_name, add_overrides, add_range
-from mlops_tasks.cli.plan_grammar import add_plan
+from mlops_tasks.cli.plan_grammar import add_explain, add_plan
 
 if TYPE_CHECKING:
     from mlops_tasks.cli.grammar import Commands
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_spark(commands)
     add_backtest(commands)
     add_plan(commands)
+    add_explain(commands)
     return parser
 
 
