@@ -1,13 +1,16 @@
-"""`<pipeline>.monitor`: each new window is compared with the champion's training data; `<pipeline>.retrain`: what follows."""
+"""`<pipeline>.monitor`: new windows are compared with the training data, the champion is measured; `.retrain`: what follows."""
 
 from __future__ import annotations
 
 from airflow.sdk import DAG, TaskGroup
 
 from mlops_controls import StartTraining
-from mlops_dags import Stages, about, every_window, pipelines, reason_param, window_params
+from mlops_dags import Stages, about, every_window, labels_since, pipelines, reason_param, watched_range, window_params
 
-SUMMARY = "Compares a window with what the champion was trained on; starts a new training when that is called for."
+SUMMARY = (
+    "Compares a window with what the champion was trained on, measures the champion in windows whose labels are due, and "
+    "starts a new training when that is called for."
+)
 RETRAIN = "Starts a new training when drift, a worse error, age or new data call for it and nothing holds it back."
 
 for spec in pipelines("monitor"):
@@ -15,9 +18,9 @@ for spec in pipelines("monitor"):
         **about(spec, "monitor", SUMMARY, catchup=spec.schedule.catchup),
         schedule=every_window(spec) if spec.schedule.monitor else None,
         max_active_runs=1,
-        params={**window_params(spec, "the run's data interval."), "reason": reason_param()},
+        params={**window_params(spec, f"the run's data interval{labels_since(spec)}."), "reason": reason_param()},
     ):
-        stage = Stages(spec)
+        stage = Stages(spec, length=watched_range(spec))
         with TaskGroup("ingest", tooltip="Windows that are in already are left as they are."):
             collect = stage("collect")
             validate_raw = stage("validate_raw", raw=collect)

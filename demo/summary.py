@@ -103,7 +103,7 @@ def _model(results: Results, training: tuple[str, str], answers: Answers) -> Tab
 def _drift(results: Results, monitored: Sequence[tuple[str, str]], ignored: Sequence[str]) -> Table:
     table = _table("Drift", "status", "what moved most")
     for run in monitored:
-        for report in results.records(run, "monitor"):
+        for report in results.records(run, "monitor")[-1:]:  # before it stand windows whose labels came meanwhile
             watched = [c for c in report["columns"] if c["column"] not in ignored]
             moved = max(watched, key=lambda c: c["standardised"], default=None)
             column = f"{moved['column']} ({moved['standardised']:.1f} robust sd)" if moved else ""

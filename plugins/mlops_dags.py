@@ -12,12 +12,20 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_parsing_context
 
 from mlops_operator import StageOperator, runtime
 from mlops_requests import MOST_REASON
+from mlops_tasks.durations import format_duration
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names, pipelines_root
 from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.specs import Cadence, PipelineSpec
 
 CRON: dict[Cadence, str] = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 1", "month": "0 0 1 * *"}
+LONGEST: dict[Cadence, timedelta] = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(weeks=1),
+    "month": timedelta(days=31),
+}
+"""How long a window is at most."""
 GPU_POOL = "gpu"
 REAPER = "mlops.reaper"
 
@@ -162,6 +170,22 @@ def window_params(spec: PipelineSpec, default: str) -> dict[str, Param]:
         "start": Param(None, title="Start", description_md=text.format("the first", spec.cadence), **kind),
         "end": Param(None, title="End", description_md=text.format("the one after the last", spec.cadence), **kind),
     }
+
+
+def watched_range(spec: PipelineSpec) -> timedelta | None:
+    """Return how long a range a run of `.monitor` looks at that names no dates; None: its window alone.
+
+    With labels that come late, that are also the windows whose labels came since the run before, and one more for a run that
+    was missed: what did not change in them is not made again.
+    """
+    delay = spec.snapshot.label_delay
+    return delay + 2 * LONGEST[spec.cadence] if delay else None
+
+
+def labels_since(spec: PipelineSpec) -> str:
+    """Say of which windows a run of `.monitor` looks again."""
+    delay = spec.snapshot.label_delay
+    return f" and the windows of the {format_duration(delay)} before, whose labels came meanwhile" if delay else ""
 
 
 def reason_param(*, required: bool = False) -> Param:

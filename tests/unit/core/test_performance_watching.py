@@ -6,7 +6,7 @@ import json
 import random
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from mlops_tasks.errors import DataRejected
 from mlops_tasks.specs import MonitorSpec, PerformanceSpec
 from tests.drifting import label
 from tests.performing import Performing, make_day, scores_of
+
+if TYPE_CHECKING:
+    from mlops_tasks.core.metrics import Floats, Ints
 
 LATE = MonitorSpec(label_delay=timedelta(days=2))
 AT_ONCE = MonitorSpec()
@@ -140,7 +143,7 @@ def test_a_model_without_held_out_windows_warms_up(shop: Performing) -> None:
     assert first.reason.endswith("; warming up, 30 windows of the 30 that an alarm needs")
 
 
-def answered_by(version: object, score: object) -> pd.DataFrame:
+def answered_by(version: int | Ints, score: float | Floats) -> pd.DataFrame:
     """Return the first day's rows as the request log has them."""
     frame = make_day(0)
     frame[VERSION], frame[SCORE] = version, score
