@@ -103,6 +103,13 @@ class Watcher:
                 return False
             except PipelineError as error:
                 self._report(str(error))
+            except Exception as error:  # a registry may answer anything, and following goes on
+                log.exception("model %s: looking at the registry failed", self._slot.name)
+                msg = (
+                    f"model {self._slot.name}: the registry's answer can't be used ({type(error).__name__}); the log says more"
+                )
+                await self._resume(RegistryUnavailable(msg))
+                return False
             return True
 
     async def load(self, version: int | None, role: Role) -> LoadOutcome:

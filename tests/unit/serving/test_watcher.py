@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 class Flaky(FakeRegistry):
     down = False
+    strange = False
 
     def alias(self, name: str, alias: str) -> int | None:
+        if self.strange:
+            missing = "registered_model"
+            raise KeyError(missing)
         if self.down:
             msg = "MLflow at http://x: reading failed"
             raise RegistryUnavailable(msg)
@@ -93,6 +97,20 @@ def test_keeps_serving_while_the_registry_is_down(following: Following, registry
     assert following.said[1:] == ["MLflow at http://x: reading failed"]
     registry.down = False
     assert following.look() == 1
+    assert following.slot.problem == ""
+
+
+def test_an_answer_that_no_registry_gives_ends_nothing(following: Following, registry: Flaky, tmp_path: Path) -> None:
+    following.deploy(30)
+    following.look()
+    registry.strange = True
+    assert following.look() == 1
+    assert following.slot.problem == "model shop: the registry's answer can't be used (KeyError); the log says more"
+    restarted = Following(following.ports, tmp_path / "copies")
+    assert restarted.look() == 1, "from its copy"
+    registry.strange = False
+    following.deploy(60)
+    assert following.look() == 2
     assert following.slot.problem == ""
 
 
