@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_tasks.cli.backtest.grammar import add_backtest
 from mlops_tasks.cli.grammar import add_command, add_name, add_overrides, add_range
 from mlops_tasks.cli.plan_grammar import add_explain, add_plan
+from mlops_tasks.cli.serve_grammar import add_serve
 
 if TYPE_CHECKING:
     from mlops_tasks.cli.grammar import Commands
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stage(commands)
     _add_perform(commands)
     _add_status(commands)
-    _add_serve(commands)
+    add_serve(commands)
     _add_ship(commands)
     _add_render(commands)
     _add_models(commands)
@@ -106,50 +106,6 @@ def _add_perform(commands: Commands) -> None:
 def _add_status(commands: Commands) -> None:
     command = add_command(commands, "status", "Show windows, model, drift and latest runs.", "mlops status nyc_flights")
     add_name(command)
-
-
-def _add_serve(commands: Commands) -> None:
-    command = add_command(
-        commands,
-        "serve",
-        "Serve the champion over HTTP; a new champion is picked up without a restart.",
-        "mlops serve nyc_flights --port 8090",
-    )
-    add_name(command)
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    command.add_argument("--port", type=int, default=8090, help="port (default 8090)")
-    command.add_argument(
-        "--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the registry (default 2)"
-    )
-    command.add_argument("--threads", type=int, default=1, help="ONNX Runtime threads (default 1)")
-    command.add_argument("--version", type=int, metavar="N", help="serve this version and follow nothing")
-    _add_serving_bounds(command)
-    command.add_argument(
-        "--tokens",
-        metavar="FILE",
-        help="who may ask: lines `<predict|admin|metrics> <token>` (default MLOPS_SERVE_TOKENS; none: everybody)",
-    )
-    command.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; read again when it changes")
-    command.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
-    command.add_argument("--no-request-log", action="store_true", help="log no answers, whatever the pipeline says")
-    command.add_argument("--log-format", choices=("text", "json"), default="text", help="of the lines that it says")
-
-
-def _add_serving_bounds(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--swap", choices=("auto", "hot", "single-slot"), help="how models are replaced (default: the pipeline's serve.swap)"
-    )
-    command.add_argument(
-        "--swap-deadline", type=float, default=5.0, metavar="S", help="how long a request waits for a swap (default 5)"
-    )
-    command.add_argument("--max-body", type=int, default=32, metavar="MB", help="largest request (default 32)")
-    command.add_argument(
-        "--drain-delay",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="how long to go on, but not ready, when told to end (default 0; behind a load balancer: its interval)",
-    )
 
 
 def _add_ship(commands: Commands) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlops_tasks.errors import SpecError
+from mlops_tasks.cli.serve_grammar import require_bounds
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.wiring import Adapters
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until a signal. Raises: SpecError when there is no such pipeline."""
+    """Serve until a signal. Raises: SpecError when there is no such pipeline, or a flag is out of range."""
+    require_bounds(args)
     pipeline = load_pipeline(args.name)
     if args.swap is not None:
         pipeline = _with_swap(pipeline, args.swap)
@@ -33,13 +34,10 @@ def _with_swap(pipeline: PipelineSpec, swap: str) -> PipelineSpec:
 
 
 def _settings(args: argparse.Namespace) -> ServeSettings:
-    """Read flags, and the environment for what has none there. Raises: SpecError."""
+    """Read flags, and the environment for what has none there."""
     from mlops_tasks.serving.gate import Bounds  # noqa: PLC0415 - loads ONNX Runtime
     from mlops_tasks.serving.settings import ServeSettings  # noqa: PLC0415 - likewise
 
-    if (args.tls_cert is None) != (args.tls_key is None):
-        msg = "serve: --tls-cert and --tls-key go together"
-        raise SpecError(msg)
     tokens = args.tokens or os.environ.get("MLOPS_SERVE_TOKENS") or None
     return ServeSettings(
         host=args.host,
@@ -52,9 +50,17 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         admin_token=os.environ.get("MLOPS_SERVE_ADMIN_TOKEN", ""),
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
-        waiting=Bounds(deadline_s=args.swap_deadline),
+        waiting=Bounds(args.max_waiting, args.max_waiting_size << 20, args.swap_deadline),
         max_body_bytes=args.max_body << 20,
+        max_bodies_bytes=args.max_bodies << 20,
+        max_requests=args.max_requests,
+        max_connections=args.max_connections,
+        header_s=args.header_timeout,
+        body_s=args.body_timeout,
+        write_s=args.answer_timeout,
+        keep_alive_s=args.keep_alive,
         drain_delay_s=args.drain_delay,
+        drain_s=args.drain,
         request_log=not args.no_request_log,
         log_format=args.log_format,
     )

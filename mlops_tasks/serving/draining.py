@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -45,6 +46,15 @@ def _let_no_more_in(listener: socket.socket) -> None:
         listener.listen(0)
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads that nobody waits for when the server has ended: one may ask a registry that does not answer."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT002 - the library's
+        """Begin nothing more."""
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn that loses no request when it is told to end, cuts off who is late, and takes a renewed certificate."""
 
@@ -75,6 +85,7 @@ class DrainingServer(uvicorn.Server):
         """Listen, as uvicorn does, but with a bound of the TLS handshake."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_exception)
+        loop.set_default_executor(_Threads())
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(1)

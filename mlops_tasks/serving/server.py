@@ -9,6 +9,7 @@ import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -164,7 +165,7 @@ def _server(
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(settings.drain_s),
+        timeout_graceful_shutdown=ceil(settings.drain_s),
     )
     config.load()
     return DrainingServer(config, limits=limits, delay_s=settings.drain_delay_s, on_drain=drain, certificates=certificates)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops_tasks.serving.draining import HANDSHAKE_S, LAST_REQUESTS_S
 from mlops_tasks.serving.gate import Bounds
+from mlops_tasks.serving.recording.session import SHIPPING_S
+
+REST_S = 2.0
+"""For what a server that ends does besides."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,8 @@ class ServeSettings:
     """Whether answers are logged, if the pipeline wants it."""
     log_format: str = "text"
     """`text` or `json`."""
+
+    @property
+    def longest_end_s(self) -> float:
+        """How long a server takes to end at the most, when its clients, the registry and the store are slow."""
+        return self.drain_delay_s + HANDSHAKE_S + LAST_REQUESTS_S + self.drain_s + SHIPPING_S + REST_S

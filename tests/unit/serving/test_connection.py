@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,7 +73,9 @@ class Running:
     server: DrainingServer
     app: App
     port: int
-    refused: list[int] = field(default_factory=list)
+    thread: threading.Thread
+    loop: asyncio.AbstractEventLoop
+    refused: list[int]
 
     def connect(self, receive_bytes: int | None = None) -> socket.socket:
         connection = socket.socket()
@@ -93,7 +95,8 @@ class Running:
 
     def release(self) -> None:
         """Let the requests that wait go on."""
-        self.server.loop.call_soon_threadsafe(self.app.go.set)  # type: ignore[attr-defined]  # set below
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.app.go.set)
 
     @property
     def open(self) -> int:
@@ -102,7 +105,7 @@ class Running:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Running]]:
-    started: list[tuple[Running, threading.Thread]] = []
+    started: list[Running] = []
 
     def start(**limits: Any) -> Running:
         usual = {"header_s": LONG_S, "body_s": LONG_S, "keep_alive_s": LONG_S, "write_s": LONG_S, "connections": 100}
@@ -114,18 +117,17 @@ def serve() -> Iterator[Callable[..., Running]]:
         server = DrainingServer(config, limits=bounds, delay_s=0, on_drain=lambda: None)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        running = Running(server, app, listener.getsockname()[1], refused)
-        started.append((running, thread))
         thread.start()
         wait_until(lambda: server.started)
-        server.loop = server.servers[0].get_loop()  # type: ignore[attr-defined]  # for `release`
-        return running
+        loop = server.servers[0].get_loop()
+        started.append(Running(server, app, listener.getsockname()[1], thread, loop, refused))
+        return started[-1]
 
     yield start
-    for running, thread in started:
+    for running in started:
         running.release()
         running.server.should_exit = True
-        thread.join()
+        running.thread.join()
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
@@ -395,6 +397,23 @@ def test_a_server_that_ends_waits_for_a_request_of_which_the_head_has_begun_to_c
         answer = until_closed(connection)
     assert statuses(answer) == [200]
     assert b"connection: close" in answer
+
+
+def test_a_server_that_ends_waits_for_no_thread_that_is_stuck(serve: Callable[..., Running]) -> None:
+    server, answered, asked = serve(), threading.Event(), threading.Event()
+
+    def ask_a_registry_that_does_not_answer() -> None:
+        asked.set()
+        answered.wait()
+
+    try:
+        server.loop.call_soon_threadsafe(server.loop.run_in_executor, None, ask_a_registry_that_does_not_answer)
+        assert asked.wait(10)
+        server.server.should_exit = True
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+    finally:
+        answered.set()
 
 
 def test_the_bound_of_requests_counts_requests_alone() -> None:
