@@ -16,7 +16,7 @@ class RetrainSpec(Frozen):
     Looked at after each monitored window and every `check`. A backfill never asks for a training.
     """
 
-    drift: bool = Field(default=True, description="whether a row of drifted windows, `monitor.consecutive` long, asks for one")
+    drift: bool = Field(default=True, description="whether a row of drifted windows, as `monitor.alarms` says, asks for one")
     performance: bool = Field(default=True, description="whether as many windows in a row with a worse error ask for one")
     max_age: Duration | None = Field(
         default=None, description="event time since the champion's training data ended, after which one is asked for"

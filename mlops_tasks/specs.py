@@ -290,12 +290,28 @@ class PerformanceSpec(Frozen):
     )
 
 
+class AlarmRule(Frozen):
+    """How many alarmed windows make a row, which asks for a training and stays out of what is ordinary."""
+
+    at_least: int = Field(default=2, ge=1, description="alarmed windows")
+    of: int = Field(default=2, ge=1, le=100, description="among so many that adjoin each other")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.at_least > self.of:
+            msg = f"at_least must be at most of, got {self.at_least} of {self.of}"
+            raise ValueError(msg)
+        return self
+
+
 class MonitorSpec(Frozen):
     """When a window counts as drifted."""
 
     false_alarm_rate: float = Field(default=0.05, gt=0, lt=0.5, description="share of windows like the history that may alarm")
     effect_size: float = Field(default=0.05, ge=0, description="least Wasserstein / sd or total variation that matters")
-    consecutive: int = Field(default=2, ge=1, description="alarmed windows in a row before a training is started")
+    alarms: AlarmRule = Field(
+        default_factory=AlarmRule, description="what makes a row of alarms; `consecutive: 2` is short for 2 of 2"
+    )
     min_history: int = Field(default=30, ge=5, description="windows of history below which nothing alarms")
     ignore: tuple[str, ...] = Field(default=(), description="columns shown but never alarmed, e.g. the season")
     performance: PerformanceSpec = Field(default_factory=PerformanceSpec)
@@ -306,6 +322,20 @@ class MonitorSpec(Frozen):
         description="the pipeline whose champion is watched and trained again; empty: this one. "
         "A pipeline whose source is the request log of another watches that one's production data",
     )
+    season: Duration = Field(
+        default=timedelta(days=28),
+        description="how far around the same date a year before windows are of the same season, which a window may resemble "
+        "instead of all that came before; 0: no season",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        """Accept `consecutive: 2`."""
+        if not isinstance(value, dict) or "consecutive" not in value:
+            return value
+        rest = {key: item for key, item in value.items() if key != "consecutive"}
+        return rest | {"alarms": {"at_least": value["consecutive"], "of": value["consecutive"]}}
 
 
 class ScheduleSpec(Frozen):

@@ -83,8 +83,8 @@ def reconcile(name: str, *, now: datetime, run_state: RunState, adapters: Adapte
 
 def review(pipeline: PipelineSpec, state: State) -> Decision:
     """Decide by a pipeline's rules."""
-    row = pipeline.monitor.consecutive
-    return decide(pipeline.retrain, state, at_least=row, of=row)
+    rule = pipeline.monitor.alarms
+    return decide(pipeline.retrain, state, at_least=rule.at_least, of=rule.of)
 
 
 def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> State | None:
@@ -118,7 +118,7 @@ def _first_that_matters(pipeline: PipelineSpec, champion: Deployment, requests: 
     """Return from when on windows can still be part of a row of alarms that no training has answered."""
     start = champion.training.end
     if requests:
-        start = max(start, max(request.as_of for request in requests) - MOST_WINDOW * pipeline.monitor.consecutive)
+        start = max(start, max(request.as_of for request in requests) - MOST_WINDOW * pipeline.monitor.alarms.of)
     return start
 
 

@@ -258,3 +258,20 @@ def test_importing_it_brings_nothing_heavy() -> None:
         print(sorted(heavy & set(sys.modules)))
     """)
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "at_least", "of"), [("consecutive: 3", 3, 3), ("alarms: {at_least: 2, of: 5}", 2, 5), ("effect_size: 0.1", 2, 2)]
+)
+def test_a_row_of_alarms_is_some_of_many_windows(tmp_path: Path, given: str, at_least: int, of: int) -> None:
+    write(tmp_path, MINIMAL + f"monitor: {{{given}}}\n")
+    rule = load_pipeline("shop", tmp_path / "pipelines").monitor.alarms
+
+    assert (rule.at_least, rule.of) == (at_least, of)
+
+
+def test_more_alarms_than_windows_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + "monitor: {alarms: {at_least: 3, of: 2}}\n")
+
+    with pytest.raises(SpecError, match=r"at_least must be at most of, got 3 of 2"):
+        load_pipeline("shop", tmp_path / "pipelines")
