@@ -68,11 +68,17 @@ class Performing:
     """A deployed model and published windows in a store."""
 
     def __init__(
-        self, folder: Path, *, task: Task = "binary", intent: Intent = "scheduled", store: ArtifactStore | None = None
+        self,
+        folder: Path,
+        *,
+        task: Task = "binary",
+        intent: Intent = "scheduled",
+        store: ArtifactStore | None = None,
+        pipeline: str = "shop",
     ) -> None:
         self.folder, self.task = folder, task
         folder.mkdir(parents=True, exist_ok=True)
-        self.ports: Ports = make_ports(folder, run=make_run(intent=intent), store=store)
+        self.ports: Ports = make_ports(folder, run=make_run(intent=intent, pipeline=pipeline), store=store)
         self.deployment = self.deploy()
 
     def deploy(

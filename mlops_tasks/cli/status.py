@@ -1,4 +1,4 @@
-"""`mlops status`: what there is of a pipeline: windows, model, drift, latest runs."""
+"""`mlops status`: what there is of a pipeline: windows, model, drift, performance, latest runs."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "trained_to": deployed.training.end,
             "dataset": deployed.dataset_version[:12],
         }
+    watched = adapters.registry.alias(spec.monitor.model, "champion") if spec.monitor.model else version
     return {
         "pipeline": args.name,
         "cadence": spec.cadence,
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "windows": {stage: {"count": len(found), "first": found[0] if found else None, "last": found[-1] if found else None}
                     for stage, found in windows.items()},
         "champion": champion,
-        "drift": _drift(adapters.store, args.name, version),
+        "drift": _drift(adapters.store, args.name, watched),
+        "performance": _performance(adapters.store, args.name, watched),
         "runs": _runs(adapters.store, args.name),
     }  # fmt: skip
 
@@ -53,6 +55,19 @@ def _windows(store: ArtifactStore, name: str, stage: str) -> list[str]:
 def _drift(store: ArtifactStore, name: str, version: int | None) -> list[dict[str, Any]]:
     keys = [key for key in store.list(f"{name}/monitor/{version}/") if key.endswith(".json")]
     return [{**json.loads(store.read(key)), "window": key.rsplit("/", 1)[-1].removesuffix(".json")} for key in keys[-LATEST:]]
+
+
+def _performance(store: ArtifactStore, name: str, version: int | None) -> list[dict[str, Any]]:
+    """Return the latest windows that were measured, then the latest that await their labels."""
+    awaiting: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
+    keys = [key for key in store.list(f"{name}/performance/{version}/") if key.endswith(".json")]
+    for key in reversed(keys):
+        record = json.loads(store.read(key)) | {"window": key.rsplit("/", 1)[-1].removesuffix(".json")}
+        (awaiting if record["status"] == "awaiting_labels" else measured).append(record)
+        if len(measured) == LATEST:
+            break
+    return [*reversed(measured), *reversed(awaiting[:LATEST])]
 
 
 def _runs(store: ArtifactStore, name: str) -> list[dict[str, Any]]:

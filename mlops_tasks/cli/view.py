@@ -102,7 +102,24 @@ def _show_status(console: Console, result: Mapping[str, Any]) -> None:
     console.print(pairs("Model", places))
     drift = [{key: row.get(key, "") for key in ("window", "status", "reason")} for row in result["drift"]]
     console.print(rows("Drift, latest windows", drift))
+    console.print(rows("Performance, latest windows", [_performance_row(row) for row in result["performance"]]))
     console.print(rows("Latest runs", result["runs"]))
+
+
+def _performance_row(record: Mapping[str, Any]) -> dict[str, str]:
+    """Show the metrics that people ask for first, as measured or, with a tilde, as estimated without labels."""
+    shown = [
+        f"{name} {record['metrics'][name]:.4f}" if name in record["metrics"] else f"{name} ~{record['estimated'][name]:.4f}"
+        for name in ("roc_auc", "log_loss", "rmse")
+        if name in record["metrics"] or name in record["estimated"]
+    ]
+    return {
+        "window": record["window"],
+        "status": record["status"],
+        "labels": f"{record['coverage']:.0%} of {record['rows']:,}",
+        "metrics": ", ".join(shown),
+        "reason": record["reason"],
+    }
 
 
 _VIEWS: dict[str, Callable[[Console, Mapping[str, Any]], None]] = {

@@ -151,7 +151,7 @@ def test_status_and_models_of_a_new_pipeline_are_empty(capsys: pytest.CaptureFix
     code, status, _ = call(capsys, "status", "nyc_flights")
     assert code == 0
     assert status["windows"]["collect"] == {"count": 0, "first": None, "last": None}
-    assert (status["champion"], status["drift"], status["runs"]) == (None, [], [])
+    assert (status["champion"], status["drift"], status["performance"], status["runs"]) == (None, [], [], [])
     code, models, _ = call(capsys, "models", "nyc_flights")
     assert (code, models) == (0, {"model": "nyc_flights", "versions": [], "promotions": []})
     assert not (tmp_path / "store").exists(), "looking makes nothing"
