@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from mlops_tasks.core.retraining.records import Cause
 from mlops_tasks.durations import format_duration
@@ -13,12 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from mlops_tasks.artifacts import Window
     from mlops_tasks.core.retraining.records import Kind, RetrainOutcome, RetrainRequest, Seen
     from mlops_tasks.retrain_specs import RetrainSpec
 
 WEEK = timedelta(days=7)
 NEVER_COUNTS = {"backfill", "reproduce"}
 """Intents of monitoring runs whose alarms start nothing."""
+
+
+class Alarming(Protocol):
+    """One window that may have alarmed."""
+
+    @property
+    def window(self) -> Window:
+        """When."""
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it alarmed."""
+
+
+_Alarming = TypeVar("_Alarming", bound=Alarming)
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def find_causes(spec: RetrainSpec, state: State, *, at_least: int, of: int) -> t
     return tuple(cause for cause in causes if cause is not None)
 
 
-def alarmed_rows(seen: Iterable[Seen], *, at_least: int, of: int) -> list[tuple[Seen, ...]]:
+def alarmed_rows(seen: Iterable[_Alarming], *, at_least: int, of: int) -> list[tuple[_Alarming, ...]]:
     """Return each row, oldest first: `at_least` alarmed windows, the last one too, of `of` that adjoin each other."""
     ordered = sorted(seen, key=lambda item: item.window.start)
     rows = []
@@ -111,7 +127,7 @@ def alarmed_rows(seen: Iterable[Seen], *, at_least: int, of: int) -> list[tuple[
     return rows
 
 
-def _length(item: Seen) -> timedelta:
+def _length(item: Alarming) -> timedelta:
     """Return a window's length; of months, which differ, a little more, so that `of` of them are as many as they say."""
     length = item.window.end - item.window.start
     return max(length, timedelta(days=31)) if length >= timedelta(days=28) else length
