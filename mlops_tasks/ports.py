@@ -78,6 +78,12 @@ class ArtifactStore(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys under a prefix, sorted."""
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Return the next part of the keys under a prefix that ends with `/`, where more follows: sorted, each once.
+
+        It costs what there are, not what is in them; what was emptied meanwhile may be among them.
+        """
+
     def delete(self, key: str) -> None:
         """Remove an object; an absent one is no error."""
 

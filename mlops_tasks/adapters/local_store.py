@@ -16,7 +16,7 @@ from mlops_tasks.errors import StoreUnavailable
 from mlops_tasks.ports import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 STAGING = ".staging"
 
@@ -136,6 +136,14 @@ class LocalStore:
         if not folder.is_dir():
             return
         yield from sorted(key for key in self._keys_below(folder) if key.startswith(prefix))
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Return the names of the folders in a folder."""
+        try:
+            with os.scandir(self._path(prefix)) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def _keys_below(self, folder: Path) -> Iterator[str]:
         """Yield the keys of finished files; a folder that vanishes meanwhile is no error."""

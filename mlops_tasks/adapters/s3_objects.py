@@ -222,17 +222,25 @@ class S3Objects:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield the objects whose keys begin with a prefix, page by page."""
-        more: Any = {}
-        while True:
-            page = self._call(prefix, partial(self._page, prefix, more))
+        for page in self._pages(prefix):
             for item in page.get("Contents", []):
                 yield Listed(item["Key"], item["Size"], item["LastModified"])
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the beginnings, up to the next slash, of keys that begin with a prefix."""
+        for page in self._pages(prefix, Delimiter="/"):
+            yield from (found["Prefix"] for found in page.get("CommonPrefixes", []))
+
+    def _pages(self, prefix: str, **more: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        while True:
+            page = self._call(prefix, partial(self._page, prefix, more))
+            yield page
             if not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            more = {**more, "ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, prefix: str, more: dict[str, str]) -> ListObjectsV2OutputTypeDef:
-        return self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=PAGE_OBJECTS, **more)  # type: ignore[arg-type]  # ContinuationToken
+        return self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=PAGE_OBJECTS, **more)  # type: ignore[arg-type]  # ContinuationToken, Delimiter
 
     def delete(self, *keys: str) -> None:
         """Remove objects; absent ones are no error."""

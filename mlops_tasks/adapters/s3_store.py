@@ -18,7 +18,7 @@ from mlops_tasks.errors import SpecError, StoreUnavailable
 from mlops_tasks.ports import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 PATIENCE_S = 180.0
@@ -133,6 +133,12 @@ class S3Store:
         below = f"{self._key(folder)}/{name}" if slash else f"{self._base}{name}"
         keys = (item.key.removeprefix(self._base) for item in self._objects.list(below))
         yield from sorted(key for key in keys if not _is_hidden(key))
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Return the names of the folders under a prefix; S3 groups the keys itself."""
+        below = f"{self._key(prefix)}/" if prefix else self._base
+        names = (found.removeprefix(below).rstrip("/") for found in self._objects.folders(below))
+        return sorted(name for name in names if not name.startswith("."))
 
     def delete(self, key: str) -> None:
         """Remove an object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlops_tasks.artifacts import Window
+    from mlops_tasks.ports import ArtifactStore
 
 REQUESTS = "requests://"
 """What a source's path begins with that reads the log of a pipeline's server."""
@@ -37,6 +39,12 @@ def segment_key(name: str, day: date, segment: str) -> str:
 def day_of(key: str) -> date:
     """Return the UTC day that a key's rows were answered on."""
     return date.fromisoformat(key.rsplit("/", 2)[1])
+
+
+def logged_days(store: ArtifactStore, name: str) -> list[date]:
+    """Return the UTC days that a pipeline's log has or had answers of, earliest first, whatever number of files they hold."""
+    found = (folder for folder in store.folders(requests_prefix(name)) if re.fullmatch(r"\d{4}-\d\d-\d\d", folder))
+    return [date.fromisoformat(folder) for folder in found]
 
 
 def days_of(window: Window) -> Iterator[date]:

@@ -211,6 +211,16 @@ def test_list_is_sorted_and_knows_prefixes(store: ArtifactStore) -> None:
     assert list(store.list("b/1")) == ["b/1", "b/10/x"]
 
 
+def test_folders_are_named_without_what_is_in_them(store: ArtifactStore) -> None:
+    for key in ("log/2/b", "log/10/a", "log/10/deep/c", "log/file", "logs/x/y"):
+        store.write(key, b"")
+    assert store.folders("log/") == ["10", "2"]
+    assert store.folders("log/10/") == ["deep"]
+    assert store.folders("nothing/") == []
+    with store.staging():
+        assert store.folders("") == ["log", "logs"]
+
+
 def test_list_hides_what_is_unfinished(store: ArtifactStore) -> None:
     store.write("a/done", b"")
     with store.staging() as folder:

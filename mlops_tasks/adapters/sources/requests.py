@@ -19,7 +19,7 @@ from mlops_tasks.adapters.sources.conforming import Place, conform
 from mlops_tasks.adapters.sources.files import within
 from mlops_tasks.artifacts import digest_of
 from mlops_tasks.core.collection import TIMESTAMP, columns_to_read
-from mlops_tasks.core.request_log import ID, REQUESTS, SHADOW, TIME, day_of, day_prefix, days_of, requests_prefix
+from mlops_tasks.core.request_log import ID, REQUESTS, SHADOW, TIME, day_of, day_prefix, days_of, logged_days, requests_prefix
 from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class RequestSources:
             yield from rows.select(list(columns_to_read(source))).combine_chunks().to_batches()
 
     def extent(self, source: Source) -> Extent | None:
-        """Return the times of the first and the last answer; None when there is none."""
-        keys = self._keys(pipeline_of(source), None)
-        days = sorted({day_of(key) for key in keys})
-        first = next((found for day in days if (found := self._times(keys, day))), None)
-        last = next((found for day in reversed(days) if (found := self._times(keys, day))), None)
+        """Return the times of the first and the last answer; None when there is none. The days between are not looked at."""
+        name = pipeline_of(source)
+        days = logged_days(self._store(), name)
+        first = next((found for day in days if (found := self._times(name, day))), None)
+        last = next((found for day in reversed(days) if (found := self._times(name, day))), None)
         return (first[0], last[1]) if first and last else None
 
     def _keys(self, name: str, window: Window | None) -> list[str]:
@@ -96,9 +96,12 @@ class RequestSources:
         typed = conform(arrays, source, Place(key, 1, "row"))
         return pa.table({**dict(zip(columns, typed.columns, strict=True)), **_own(there)})
 
-    def _times(self, keys: list[str], day: date) -> Extent | None:
-        """Return the first and the last time of a day's answers."""
-        tables = [pa.table(_own(self._open(key).read(columns=[ID, TIME, SHADOW]))) for key in keys if day_of(key) == day]
+    def _times(self, name: str, day: date) -> Extent | None:
+        """Return the first and the last time of a day's answers; None when it has none."""
+        keys = self._store().list(day_prefix(name, day))
+        tables = [pa.table(_own(self._open(key).read(columns=[ID, TIME, SHADOW]))) for key in keys]
+        if not tables:
+            return None
         found = pc.min_max(_answers(pa.concat_tables(tables))[_TIME])
         return (found["min"].as_py(), found["max"].as_py()) if found["min"].is_valid else None
 

@@ -124,6 +124,19 @@ def test_the_extent_is_that_of_answers(tmp_path: Path, store: Counting) -> None:
     assert (sources.earliest(given), sources.latest(given)) == (noon, later)
 
 
+def test_the_extent_of_a_long_log_costs_its_first_and_its_last_day(tmp_path: Path, store: Counting) -> None:
+    ship(tmp_path, store, *(answer(f"r{day}", at_ns=NOON_NS + day * 24 * HOUR_NS) for day in range(20)))
+    (store._path("shop/requests/2030-02-01")).mkdir()  # all of it was removed
+    store.reads.clear()
+    listed: list[str] = []
+    plain = store.list
+    store.list = lambda prefix: listed.append(prefix) or plain(prefix)  # type: ignore[method-assign,func-returns-value]  # a spy
+    assert Sources(lambda: store).latest(source()) == datetime(2030, 1, 20, 12, tzinfo=UTC)
+    days = ["2030-01-01", "2030-02-01", "2030-01-20"]
+    assert listed == [f"shop/requests/{day}/" for day in days]
+    assert {key.split("/")[2] for key in store.reads} == {"2030-01-01", "2030-01-20"}
+
+
 def test_a_column_that_a_model_lacked_is_null_and_one_that_all_lacked_is_refused(tmp_path: Path, store: Counting) -> None:
     ship(tmp_path, store, answer("a", [{"price": 1.0}], by=model(1, numeric=("price",), categorical=())))
     ship(tmp_path, store, answer("b", by=model(2)))
