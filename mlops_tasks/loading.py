@@ -20,7 +20,7 @@ from mlops_tasks.problems import describe_problems
 from mlops_tasks.specs import PipelineSpec
 
 SPEC_FILE = "pipeline.yaml"
-FILLED = {"preprocess": ("code", "feature_schema", "primary", "primary_time", "static"), "monitor": ("label_delay",)}
+FILLED = {"preprocess": ("code", "feature_schema", "primary", "primary_time", "static"), "monitor": ("label_delay", "trial")}
 """Section -> its fields that come from the folder and the other sections, never from a user."""
 FIXED = ("name", "preprocess.features")
 """What an override can't change: it belongs to the folder."""
@@ -181,13 +181,21 @@ def _filled(raw: Mapping[str, Any], code: str) -> dict[str, Any]:
         "primary_time": primary.get("event_time") if isinstance(primary, dict) else None,
         "static": static,
     }
-    return {**raw, "preprocess": {**section, **filled}, **_with_label_delay(raw)}
+    return {**raw, "preprocess": {**section, **filled}, **_with_monitor(raw)}
 
 
-def _with_label_delay(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the monitor's section with the delay of labels, which is stated once."""
-    delay, section = _section(raw, "snapshot").get("label_delay"), raw.get("monitor") or {}
-    return {"monitor": {**section, "label_delay": delay}} if delay is not None and isinstance(section, dict) else {}
+def _with_monitor(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the monitor's section with the delay of labels and how challengers are tried, which are stated once."""
+    section, filled = raw.get("monitor") or {}, dict[str, Any]()
+    if not isinstance(section, dict):
+        return {}
+    delay, challenger = _section(raw, "snapshot").get("label_delay"), _section(raw, "serve").get("challenger")
+    if delay is not None:
+        filled["label_delay"] = delay
+    if isinstance(challenger, dict):
+        labels, sources = challenger.get("labels"), _section(_section(raw, "collect"), "sources")
+        filled["trial"] = {"challenger": challenger, "labels": sources.get(labels) if isinstance(labels, str) else None}
+    return {"monitor": {**section, **filled}} if filled else {}
 
 
 def _validated(raw: Mapping[str, Any], where: str) -> PipelineSpec:

@@ -15,7 +15,7 @@ from mlops_tasks.artifacts import FeatureSchema, Frozen, UtcTime
 from mlops_tasks.durations import Duration
 from mlops_tasks.resources import Resources
 from mlops_tasks.retrain_specs import RetrainSpec
-from mlops_tasks.serve_specs import ServeSpec, check_challenger
+from mlops_tasks.serve_specs import ChallengerSpec, ServeSpec, check_challenger
 
 Cadence = Literal["hour", "day", "week", "month"]
 ColumnType = Literal["int", "float", "string", "bool", "timestamp", "date"]
@@ -304,6 +304,15 @@ class AlarmRule(Frozen):
         return self
 
 
+class TriedSpec(Frozen):
+    """How the watched model's challengers are tried, so that a report can compare them with the champion."""
+
+    challenger: ChallengerSpec = Field(default_factory=ChallengerSpec, description="filled from serve.challenger")
+    labels: Source | None = Field(
+        default=None, description="filled from collect: the source that serve.challenger.labels names"
+    )
+
+
 class MonitorSpec(Frozen):
     """When a window counts as drifted."""
 
@@ -316,6 +325,7 @@ class MonitorSpec(Frozen):
     ignore: tuple[str, ...] = Field(default=(), description="columns shown but never alarmed, e.g. the season")
     performance: PerformanceSpec = Field(default_factory=PerformanceSpec)
     label_delay: Duration = Field(default=timedelta(0), description="filled from snapshot.label_delay")
+    trial: TriedSpec = Field(default_factory=TriedSpec, description="filled from serve.challenger and collect")
     model: str = Field(
         default="",
         pattern=r"^([a-z][a-z0-9_]{0,62})?$",

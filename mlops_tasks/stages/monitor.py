@@ -1,121 +1,81 @@
-"""New windows and the deployed model's training data to drift reports.
+"""New windows and what the deployed model was trained on, and saw since, to drift reports.
 
 What was seen in a window is a small mutable record, `<pipeline>/monitor/<version>/<window>.json`, the only truth of its
-kind, so windows may come again, late or in any order. Whether the model is trained again is decided from these records
+kind. It follows from the rows and from the records of the windows before (`core.drift.settling` says how), so windows may
+come again, late, in any order or to two monitors at once. Whether the model is trained again is decided from these records
 by whoever looks after it (`runner.retraining`), not here.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from mlops_tasks.artifacts import ColumnDrift, DriftReport
-from mlops_tasks.core.drift import WindowRecord, calibrate, score_window
-from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift, say_drift
-from mlops_tasks.core.frames import read_files
+from mlops_tasks.core.drift import Lookout, open_records
+from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift, say_judged
 from mlops_tasks.core.performance import watch
 from mlops_tasks.core.publishing import publish_files
-from mlops_tasks.core.sketches import Reference, sketch_window
-from mlops_tasks.errors import ModelRejected
+from mlops_tasks.core.rollout import compare_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pyarrow as pa
-
     from mlops_tasks.artifacts import Deployment, ValidFeatures
-    from mlops_tasks.core.drift import Calibration
+    from mlops_tasks.core.drift import Judged, Records, WindowRecord
     from mlops_tasks.core.performance import Watched
-    from mlops_tasks.ports import ArtifactStore, Ports
+    from mlops_tasks.ports import Ports
     from mlops_tasks.specs import MonitorSpec
 
 
 def run(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deployment, *, ports: Ports) -> list[DriftReport]:
-    """Compare each window with the deployed model's training data and record what is seen; reports in time order.
+    """Compare each window with what is known before it and record what is seen; reports in time order.
 
     Raises:
         DataRejected: a window lacks a column that the model reads, or it has another type.
         ModelRejected: the deployment has no sketches of its training data.
+        RegistryUnavailable: the registry does not answer.
         StoreUnavailable: the store does not answer or is full.
 
     """
     if not features:
         return []
-    reference = _load_reference(deployment, ports.store)
-    calibration = calibrate(reference, spec)
+    records = open_records(deployment, spec, ports.run.pipeline, ports.store, say=partial(say_judged, spec=spec))
     watched = watch(spec, features, deployment, ports=ports)
-    reports = []
-    with ports.progress.bar("monitor", total=len(features)) as bar:
-        for item in sorted(features, key=lambda f: f.window.start):
-            reports.append(_monitor_window(spec, item, deployment, reference, calibration, watched=watched, ports=ports))
+    ordered = sorted(features, key=lambda f: f.window.start)
+    found = records.settle(_look(spec, ordered, deployment, records, ports=ports), {item.window.label for item in ordered})
+    return [_report(spec, item, deployment, found[item.window.label], watched=watched, ports=ports) for item in ordered]
+
+
+def _look(
+    spec: MonitorSpec, ordered: Sequence[ValidFeatures], deployment: Deployment, records: Records, *, ports: Ports
+) -> dict[str, WindowRecord]:
+    """Sketch what was not sketched yet: the windows, and those of the same season a year before."""
+    known, looked = records.read(), {}
+    with (
+        ports.store.staging() as folder,
+        ports.progress.bar("monitor", total=len(ordered)) as bar,
+    ):
+        lookout = Lookout(deployment, records.reference, folder / "model", ports=ports)
+        for item in ordered:
+            looked[item.window.label] = lookout.look(item, known.get(item.window.label))
             bar.advance(1, window=item.window.label)
-    return reports
+        records.write(lookout.season(spec, [item.window for item in ordered], {**known, **looked}))
+    return looked
 
 
-def _load_reference(deployment: Deployment, store: ArtifactStore) -> Reference:
-    try:
-        file = deployment.file("reference.json")
-    except KeyError as error:
-        msg = f"model {deployment.model} version {deployment.version}: its files lack reference.json; train and deploy again"
-        raise ModelRejected(msg) from error
-    return Reference.from_json(json.loads(store.open_local(file).read_bytes()))
-
-
-def _monitor_window(
-    spec: MonitorSpec,
-    item: ValidFeatures,
-    deployment: Deployment,
-    reference: Reference,
-    calibration: Calibration,
-    *,
-    watched: Watched | None,
-    ports: Ports,
+def _report(
+    spec: MonitorSpec, item: ValidFeatures, deployment: Deployment, judged: Judged, *, watched: Watched | None, ports: Ports
 ) -> DriftReport:
-    sketch = sketch_window(_read_rows(item, reference, ports.store), reference, item.window.label)
-    score = score_window(reference, calibration, sketch, spec)
-    record = WindowRecord(
-        window=item.window,
-        model_version=deployment.version,
-        features=item.features.digest,
-        status=score.status,
-        columns=tuple(column.column for column in score.alarmed),
-        reason=say_drift(item.window, score, calibration, spec),
-        rows=score.rows,
-        intent=ports.run.intent,
-    )
-    _record(record, ports)
-    comparison = Comparison(ports.run.pipeline, item, deployment, spec, reference, calibration, sketch, score, watched)
-    return _publish(comparison, ports)
-
-
-def _read_rows(item: ValidFeatures, reference: Reference, store: ArtifactStore) -> pa.Table:
-    """Read only the columns that are compared; the label may be absent."""
-    file = item.features.file("features.parquet")
-    present = set(pq.read_schema(store.open_local(file)).names)
-    return read_files(store, [file], [name for name in reference.layouts if name in present])
-
-
-def _record(record: WindowRecord, ports: Ports) -> None:
-    """Keep what was seen. A backfill that looks again does not make a scheduled run's alarm one that starts nothing."""
-    key = f"{ports.run.pipeline}/monitor/{record.model_version}/{record.window.label}.json"
-    if record.intent in {"backfill", "reproduce"}:
-        with suppress(KeyError):
-            before = WindowRecord.model_validate_json(ports.store.read(key))
-            record = record.model_copy(update={"intent": before.intent})
-    ports.store.write(key, record.model_dump_json().encode())
+    tried = compare_in(spec.trial, deployment.model, item.window, ports=ports)
+    return _publish(Comparison(ports.run.pipeline, item, deployment, spec, judged, watched, tried), ports)
 
 
 def _publish(comparison: Comparison, ports: Ports) -> DriftReport:
     item, deployment, score = comparison.item, comparison.deployment, comparison.score
-    texts = {
-        "drift.json": json.dumps(describe_drift(comparison), indent=1),
-        "sketch.json": json.dumps(comparison.sketch.to_json(), separators=(",", ":")),
-        "report.html": render_drift(comparison),
-    }
+    texts = {"drift.json": json.dumps(describe_drift(comparison), indent=1), "report.html": render_drift(comparison)}
+    sketch = comparison.judged.record.sketch
     with ports.store.staging() as folder:
         paths = {name: folder / name for name in texts}
         for name, text in texts.items():
@@ -124,7 +84,7 @@ def _publish(comparison: Comparison, ports: Ports) -> DriftReport:
         digest, files = publish_files(ports.store, place, paths)
     return DriftReport(
         digest=digest,
-        files=files,
+        files=files if sketch is None else (*files, sketch),
         window=item.window,
         model_version=deployment.version,
         status=score.status,
@@ -134,6 +94,8 @@ def _publish(comparison: Comparison, ports: Ports) -> DriftReport:
                 distance=c.distance,
                 standardised=c.standardised,
                 psi=c.psi,
+                js=c.js,
+                ks=c.ks,
                 missing=c.missing,
                 alarmed=c.alarmed,
             )

@@ -12,6 +12,7 @@ from mlops_tasks.core.drift import missing_shares
 from mlops_tasks.core.drift_report.charts import draw_categories, draw_history, draw_numeric
 from mlops_tasks.core.drift_report.comparison import unit_of
 from mlops_tasks.core.drift_report.performance_section import describe_performance
+from mlops_tasks.core.drift_report.trial_section import show_trial
 from mlops_tasks.core.sketches import QUANTA_PER_SD, NumericBins
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def render_drift(comparison: Comparison) -> str:
         rows=[_row(comparison, column) for column in score.columns],
         unplotted=max(0, len(score.alarmed) - MOST_PLOTS),
         performance=describe_performance(comparison),
+        trials=[show_trial(tried) for tried in comparison.tried],
     )
     return page
 

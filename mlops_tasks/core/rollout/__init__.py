@@ -8,7 +8,16 @@ together; `comparison.py` measures them; `chance.py` tells what chance explains,
 from mlops_tasks.core.rollout.comparison import Comparison, Side, compare, describe_comparison
 from mlops_tasks.core.rollout.decision import Decision, decide
 from mlops_tasks.core.rollout.differences import Measured
-from mlops_tasks.core.rollout.trials import Trial, compare_trial, read_labels, read_log, running_trial, trials
+from mlops_tasks.core.rollout.trials import (
+    Trial,
+    Tried,
+    compare_in,
+    compare_trial,
+    read_labels,
+    read_log,
+    running_trial,
+    trials,
+)
 
 __all__ = [
     "Comparison",
@@ -16,7 +25,9 @@ __all__ = [
     "Measured",
     "Side",
     "Trial",
+    "Tried",
     "compare",
+    "compare_in",
     "compare_trial",
     "decide",
     "describe_comparison",

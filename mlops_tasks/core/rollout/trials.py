@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mlops_tasks.artifacts import Window
 from mlops_tasks.core.promotion import CHALLENGER, CHAMPION
-from mlops_tasks.core.request_log import ID, TIME, VERSION, day_prefix
+from mlops_tasks.core.request_log import ID, SHADOW, TIME, VERSION, day_prefix
 from mlops_tasks.core.rollout.answers import LOG_COLUMNS, empty_log
 from mlops_tasks.core.rollout.comparison import compare
 from mlops_tasks.core.rollout.differences import ENOUGH_LABELS
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     from mlops_tasks.artifacts import Deployment
     from mlops_tasks.core.rollout.comparison import Comparison
-    from mlops_tasks.ports import ArtifactStore, SourceReader
+    from mlops_tasks.ports import ArtifactStore, Ports, SourceReader
     from mlops_tasks.serve_specs import ChallengerSpec
-    from mlops_tasks.specs import Source
+    from mlops_tasks.specs import Source, TriedSpec
 
 SLACK = timedelta(days=1)
 """How far an event's own time may lie from the trial in which it was asked about, either way."""
@@ -75,6 +76,37 @@ def running_trial(history: Sequence[Mapping[str, str]], champion: int, challenge
     return Trial(champion, challenger, created)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What was tried in a window."""
+
+    trial: Trial
+    window: Window
+    """The part of the window in which it was."""
+    seen: Comparison
+
+
+def compare_in(spec: TriedSpec, model: str, window: Window, *, ports: Ports) -> list[Tried]:
+    """Compare each challenger that was tried in a window with its champion, by what both answered then.
+
+    Raises:
+        DataRejected: the source of labels lacks a column, or a value does not fit.
+        RegistryUnavailable: the registry does not answer.
+        StoreUnavailable: the store or the source of labels does not answer.
+
+    """
+    found = []
+    for trial in trials(ports.registry.history(model)):
+        part = trial.overlap(window)
+        if part is None:
+            continue
+        with suppress(KeyError):  # a version that was deleted since
+            sides = ports.registry.deployment(model, trial.champion), ports.registry.deployment(model, trial.challenger)
+            seen = compare_trial(spec.challenger, sides, part, labels=spec.labels, store=ports.store, sources=ports.sources)
+            found.append(Tried(trial, part, seen))
+    return [tried for tried in found if tried.seen.challenger.requests]
+
+
 def compare_trial(
     spec: ChallengerSpec,
     sides: tuple[Deployment, Deployment],
@@ -101,9 +133,15 @@ def compare_trial(
         metric=spec.metric_for(schema.task),
         signatures=(_signature_of(champion, store), _signature_of(challenger, store)),
         labels=read_labels(sources, labels, schema.label, log, window) if labels else {},
-        paired=spec.mode == "shadow",
+        paired=_is_shadow(log, challenger.version),
         planned=max(spec.min_requests, ENOUGH_LABELS),
     )
+
+
+def _is_shadow(log: pa.Table, challenger: int) -> bool:
+    """Tell whether the challenger scored what the champion answered; where the mode was changed meanwhile, mostly."""
+    own = log.filter(pc.equal(log[VERSION], challenger))[SHADOW]
+    return 2 * (pc.sum(own).as_py() or 0) > len(own)
 
 
 def _signature_of(deployment: Deployment, store: ArtifactStore) -> ModelSignature:
