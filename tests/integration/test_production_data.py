@@ -15,9 +15,14 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import log_loss
 
 from mlops_tasks.adapters.mlflow_registry import MlflowRegistry
+from mlops_tasks.loading import load_pipeline
+from mlops_tasks.pipeline import BY_NAME, INGEST
+from mlops_tasks.runner import RESOLVED, Handle, Invocation, Runner
 from mlops_tasks.serving.recording.shipper import Shipper
+from mlops_tasks.wiring import Adapters
 from tests.integration.test_request_log import Server, wait_until
 from tests.integration.tiny_pipeline import CHANNELS, NAME, SHOPS, START
 from tests.unit.serving.recorded import answer, make_log, model
@@ -153,18 +158,25 @@ def home(undisturbed: Undisturbed, tmp_path: Path) -> Home:
     return undisturbed.after("deploy").copy(tmp_path / "store", tmp_path / "mlflow")
 
 
-def test_answers_come_back_as_training_data(home: Home, tmp_path: Path) -> None:
-    clock, outcomes, pipelines = tmp_path / "clock", tmp_path / "outcomes.csv", tmp_path / "pipelines"
+def serve_days(home: Home, folder: Path) -> list[dict[str, Any]]:
+    """Serve the model for some days; return the rows that it answered, when all of its log has reached the store."""
+    clock = folder / "clock"
     clock.write_text("0")
-    fetched = MlflowRegistry(home.mlflow_uri).fetch(NAME, 1, tmp_path / "fetched")
-    server = Server(tmp_path, name=NAME, model=fetched, clock=clock, MLOPS_STORE=str(home.store_folder))
+    fetched = MlflowRegistry(home.mlflow_uri).fetch(NAME, 1, folder / "fetched")
+    server = Server(folder, name=NAME, model=fetched, clock=clock, MLOPS_STORE=str(home.store_folder))
     try:
         asked = ask_for_days(server.address, clock)
         server.process.terminate()
         server.process.wait(60)
-        wait_until(lambda: not list((tmp_path / "requests" / NAME).glob("*.frames")), 60, server.said)
+        wait_until(lambda: not list((folder / "requests" / NAME).glob("*.frames")), 60, server.said)
     finally:
         server.kill()
+    return asked
+
+
+def test_answers_come_back_as_training_data(home: Home, tmp_path: Path) -> None:
+    outcomes, pipelines = tmp_path / "outcomes.csv", tmp_path / "pipelines"
+    asked = serve_days(home, tmp_path)
     matured = write_outcomes(outcomes, asked)
     shutil.copytree(home.pipeline / "pipelines", pipelines)
     (pipelines / "lived").mkdir()
@@ -192,3 +204,99 @@ def test_answers_come_back_as_training_data(home: Home, tmp_path: Path) -> None:
         stream.write("late,true\n")
     assert made(mlops(home, pipelines, "run", "lived", *span))["train"] == 1
     assert "late" in {row["prediction_id"] for row in rows_below(home, "lived/features/", "features.parquet")}
+
+
+WATCHING = """
+name: watching
+description: Watches what the model for orders answered in production.
+owner: shop-team
+cadence: day
+schedule: {start: 2024-01-01}
+features:
+  event_time: at
+  entity_key: [prediction_id]
+  task: binary
+  label: returned
+  columns:
+    - {name: amount, kind: numeric}
+    - {name: items, kind: numeric}
+    - {name: recent, kind: numeric}
+    - {name: size, kind: numeric}
+    - {name: channel, kind: categorical}
+    - {name: shop, kind: categorical}
+collect:
+  primary: answers
+  entity_key: [prediction_id]
+  sources:
+    answers:
+      path: requests://tiny
+      event_time: prediction_time
+      columns: {prediction_time: timestamp, prediction_id: string, prediction_score: float, prediction_version: int,
+                amount: float, items: float, recent: float, size: float, channel: string, shop: string}
+    outcomes:
+      path: OUTCOMES
+      columns: {prediction_id: string, returned: bool}
+preprocess: {features: features.sql}
+snapshot: {label_delay: 2d}
+monitor: {model: tiny, min_history: 5, false_alarm_rate: 0.2, performance: {max_ece: 0.9}}
+"""
+ALL_ANSWERS = """
+SELECT a.prediction_time AS at, a.prediction_id, a.amount, a.items, a.recent, a.size, a.channel, a.shop, o.returned,
+  a.prediction_version, a.prediction_score
+FROM answers a LEFT JOIN outcomes o ON o.prediction_id = a.prediction_id
+"""
+
+
+def monitor_day(home: Home, pipelines: Path, day: int) -> dict[str, int]:
+    """Do what a day's run of `.monitor` does, with the days whose labels came meanwhile; return what had to be made."""
+    spec, made = load_pipeline("watching", pipelines), {}
+    handle: Handle | None = None
+    runner = Runner(spec, Adapters(environ=home.environ))
+    span = {"start": START + timedelta(days=max(0, day - 3)), "end": START + timedelta(days=day + 1)}
+    for name in (*INGEST, "monitor"):
+        takes = [key for key in BY_NAME[name].consumes if key not in RESOLVED]
+        inputs = {takes[0]: handle} if handle is not None else {}
+        invocation = Invocation(
+            stage=name, pipeline="watching", run_id=f"day-{day}", intent="scheduled", inputs=inputs, now=START, **span
+        )
+        outcome = runner.invoke(invocation)
+        made[name], handle = outcome.computed, outcome.handle
+    return made
+
+
+def performance_of(home: Home) -> dict[str, dict[str, Any]]:
+    keys = home.store.list("watching/performance/1/")
+    return {record["window"]["start"][:10]: record for record in (json.loads(home.store.read(key)) for key in keys)}
+
+
+def test_labels_that_come_two_days_late_measure_what_was_really_answered(home: Home, tmp_path: Path) -> None:
+    outcomes, pipelines = tmp_path / "outcomes.csv", tmp_path / "pipelines"
+    asked = serve_days(home, tmp_path)
+    (pipelines / "watching").mkdir(parents=True)
+    (pipelines / "watching" / "pipeline.yaml").write_text(WATCHING.replace("OUTCOMES", str(outcomes)))
+    (pipelines / "watching" / "features.sql").write_text(ALL_ANSWERS)
+    seen = []
+    for today in (2, 4):
+        write_outcomes(outcomes, [row for row in asked if row["day"] <= today - 2])
+        monitor_day(home, pipelines, today)
+        seen.append(performance_of(home))
+    first, later = seen
+
+    assert [record["status"] for record in first.values()] == ["warming_up", "awaiting_labels", "awaiting_labels"]
+    waiting = first["2024-01-02"]
+    assert (waiting["rows"], waiting["labelled"], waiting["metrics"]) == (ROWS_A_DAY, 0, {})
+    assert 0 < waiting["estimated"]["log_loss"] < 1
+    matured = later["2024-01-02"]
+    assert matured["status"] in {"warming_up", "ok", "alarm"}
+    assert (matured["answered"], matured["coverage"]) == (True, MATURED)
+    assert matured["estimated"] == waiting["estimated"]
+    rows = [row for row in asked if row["day"] == 1]
+    labels = dict(csv.reader(outcomes.open()))
+    known = [row for row in rows if row["id"] in labels]
+    truth = [labels[row["id"]] == "true" for row in known]
+    assert matured["metrics"]["log_loss"] == pytest.approx(log_loss(truth, [row["score"] for row in known]), abs=1e-5)
+    assert [later[day]["status"] for day in ("2024-01-04", "2024-01-05")] == ["awaiting_labels"] * 2
+
+    again = monitor_day(home, pipelines, 4)
+    assert {name: count for name, count in again.items() if count} == {"monitor": 4}, "nothing is brought in twice"
+    assert performance_of(home) == later
