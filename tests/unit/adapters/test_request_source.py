@@ -96,8 +96,8 @@ def test_batches_have_the_source_s_types(tmp_path: Path, store: Counting) -> Non
 
 
 def test_shadows_are_left_out_and_a_repeated_id_counts_once(tmp_path: Path, store: Counting) -> None:
-    ship(tmp_path, store, answer("r", at_ns=NOON_NS + 5), answer("r", role="challenger", shadow=True, at_ns=NOON_NS + 1))
-    ship(tmp_path, store, answer("r", scores=[0.5], at_ns=NOON_NS + 2), answer("r", at_ns=NOON_NS + 24 * HOUR_NS))
+    ship(tmp_path, store, answer("r", at_ns=NOON_NS + 5000), answer("r", role="challenger", shadow=True, at_ns=NOON_NS + 1000))
+    ship(tmp_path, store, answer("r", scores=[0.5], at_ns=NOON_NS + 2000), answer("r", at_ns=NOON_NS + 24 * HOUR_NS))
     (batch,) = [batch for batch in Sources(lambda: store).read(source(), None) if batch.num_rows]
     assert batch.to_pylist()[0]["prediction_score"] == 0.5, "the first answer, in whichever segment it is"
     assert batch.num_rows == 1
