@@ -16,9 +16,11 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,10 +60,8 @@ class Metrics:
         serving.labels("challenger").set_function(lambda: slot.challenger.version if slot.challenger else 0)
         problem = self._metric(Gauge, "problem", "1 while the server has a problem that its readiness page names.")
         problem.set_function(lambda: float(bool(slot.problem)))
-        self._responses = self._metric(
-            Counter, "http_responses_total", "HTTP answers; route `connection`: before any application.", "route", "status"
-        )
-        self._of_route: dict[tuple[str, int], Any] = {}
+        self._responses = _Responses()
+        self._registry.register(self._responses)
         self._of_version: dict[tuple[int, str, str], tuple[Any, Any, Any]] = {}
         self._timers: dict[str, Any] = {}
 
@@ -70,10 +70,8 @@ class Metrics:
 
     def responded(self, route: str, status: int) -> None:
         """Count an HTTP answer by its route's name, which is never a path: clients make those up."""
-        bound = self._of_route.get((route, status))
-        if bound is None:
-            bound = self._of_route[route, status] = self._responses.labels(route, str(status))
-        bound.inc()
+        counted = self._responses.counted
+        counted[route, status] = counted.get((route, status), 0) + 1
 
     def stage(self, name: str) -> Timer:
         """Time a part of a request."""
@@ -138,6 +136,21 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class _Responses(Collector):
+    """Answers by route and status, counted by the event loop alone, so without the lock that the client's counters have."""
+
+    def __init__(self) -> None:
+        self.counted: dict[tuple[str, int], int] = {}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Give them to Prometheus' client."""
+        text = "HTTP answers; route `connection`: to what no application saw."
+        family = CounterMetricFamily("mlops_http_responses", text, labels=["route", "status"])
+        for (route, status), count in self.counted.items():
+            family.add_metric([route, str(status)], count)
+        yield family
 
 
 ROUTES = {
