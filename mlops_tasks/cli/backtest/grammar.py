@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from mlops_tasks.cli.grammar import add_command, add_name, add_overrides
 
 if TYPE_CHECKING:
+    import argparse
+
     from mlops_tasks.cli.grammar import Commands
 
 SUMMARY = "Replay a pipeline's history, window by window, to see what a rule would have done."
@@ -17,6 +19,7 @@ def add_backtest(commands: Commands) -> None:
     group = commands.add_parser("backtest", help=SUMMARY, description=SUMMARY)
     kinds = group.add_subparsers(dest="kind", required=True, metavar="WHAT")
     _add_drift(kinds)
+    _add_walkforward(kinds)
 
 
 def _add_drift(kinds: Commands) -> None:
@@ -32,3 +35,35 @@ def _add_drift(kinds: Commands) -> None:
     command.add_argument("--start", metavar="DATE", help="first window that is judged (default: the first after the history)")
     command.add_argument("--end", metavar="DATE", help="last window's end, not included itself (default: all there is)")
     add_overrides(command)
+
+
+def _add_walkforward(kinds: Commands) -> None:
+    command = add_command(
+        kinds,
+        "walkforward",
+        "Score each registered model on all later time: frozen against retrained, and what a model's age costs.",
+        "mlops backtest walkforward nyc_flights",
+        "mlops backtest walkforward nyc_flights --start 2013-03-01 --end 2014-01-01 --make --every month --set train.model=hgb",
+    )
+    command.set_defaults(module="backtest.walkforward")
+    add_name(command)
+    _add_walk(command)
+    command.add_argument(
+        "--make",
+        action="store_true",
+        help="first make the models that are due from --start to --end here, as backfills: never promoted",
+    )
+    command.add_argument(
+        "--every", choices=("day", "week", "month"), help="with --make: when they are due (default: the cron in schedule.train)"
+    )
+    add_overrides(command)
+
+
+def _add_walk(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--start", metavar="DATE", help="models and windows from here on (default: the first model)")
+    command.add_argument("--end", metavar="DATE", help="models and windows before it (default: all there is)")
+    command.add_argument(
+        "--by", choices=("window", "week", "month"), default="month", help="what is scored at a time (default month)"
+    )
+    command.add_argument("--metric", metavar="NAME", help="what is averaged (default: the first gate's metric)")
+    command.add_argument("--output", metavar="FILE", help="where the HTML goes (default: NAME/backtests/ in the store)")
