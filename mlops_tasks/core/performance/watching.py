@@ -80,7 +80,7 @@ def watch(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Depl
     reference = choose_reference(held_out, every.values(), deployment.training.end, spec)
     chart, fillers = calibrate_chart(reference, spec), {e.window for e in reference} - {e.window for e in held_out}
     judged = {
-        label: _judge(spec, record, chart, task=task, in_reference=label in fillers)
+        label: _judge(spec, record, chart, deployment, in_reference=label in fillers)
         for label, record in every.items()
         # What was seen before is judged otherwise only where windows that came since tell what is ordinary.
         if label in looked or fillers
@@ -174,8 +174,13 @@ def _record(item: ValidFeatures, deployment: Deployment, measured: Measured, sou
     )
 
 
-def _judge(spec: MonitorSpec, record: PerformanceRecord, chart: Chart, *, task: Task, in_reference: bool) -> PerformanceRecord:
+def _judge(
+    spec: MonitorSpec, record: PerformanceRecord, chart: Chart, deployment: Deployment, *, in_reference: bool
+) -> PerformanceRecord:
+    task, learned = deployment.feature_schema.task, deployment.training
     status, reason = decide_state(record.window, record.measured, chart, spec, task=task, in_reference=in_reference)
+    if record.window.start < learned.end and record.window.end > learned.start:
+        reason = f"{reason}; the model was trained on rows of this time"
     highest = chart.highest(record.error.rows, spec.performance.effect_size) if record.error and chart.warm else None
     return record.model_copy(update={"status": status, "reason": reason, "highest": highest})
 

@@ -78,6 +78,13 @@ def test_labels_that_stay_away_are_awaited_on(shop: Performing) -> None:
     assert look(shop, shop.publish(0, known=0.5), spec=lenient)[0].status == "ok"
 
 
+def test_a_window_that_the_model_was_trained_on_is_told(shop: Performing) -> None:
+    before, after = look(shop, shop.publish(-42), shop.publish(-41))
+
+    assert before.reason.endswith("; the model was trained on rows of this time")
+    assert "trained" not in after.reason
+
+
 def test_a_drop_alarms_and_says_by_how_much(shop: Performing) -> None:
     records = look(shop, *(shop.publish(day, worse=day >= 2) for day in range(5)))
 
