@@ -150,7 +150,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="monitor",
-        summary="Compare new windows with the champion's training data; decide on retraining.",
+        summary="Compare new windows with the champion's training data; measure the champion where labels are due.",
         spec=MonitorSpec,
         consumes={"features": Sequence[ValidFeatures], "deployment": Deployment},
         produces=list[DriftReport],
