@@ -7,6 +7,7 @@ something is written; what is only read goes through `mlflow_reading`, which imp
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,23 +101,26 @@ def reaching(uri: str, doing: str) -> Iterator[None]:
         RegistryUnavailable: the server or database did not answer, or refused.
 
     """
-    import requests  # noqa: PLC0415 - comes with mlflow, and is loaded with it
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - takes a second
-
-    database_error = _database_error()
     try:
         yield
-    except (MlflowException, requests.RequestException, database_error, OSError) as error:
+    except Exception as error:
+        if not is_failure(error):
+            raise
         raise unavailable(uri, doing, error) from error
 
 
-def _database_error() -> type[Exception]:
-    """Return SQLAlchemy's error; `mlflow-skinny`, which knows servers only, comes without SQLAlchemy, so nothing raises one."""
-    try:
-        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - loaded with MLflow's store
-    except ModuleNotFoundError:
-        return OSError
-    return SQLAlchemyError
+FAILURES = (("mlflow.exceptions", "MlflowException"), ("requests", "RequestException"), ("sqlalchemy.exc", "SQLAlchemyError"))
+"""What MLflow raises where it does not get through; none can be raised by a module that is not loaded."""
+
+
+class Refused(Exception):
+    """MLflow would not write what it was given."""
+
+
+def is_failure(error: Exception) -> bool:
+    """Tell whether MLflow, or what lies between it and here, failed or refused."""
+    kinds = [getattr(sys.modules[module], name) for module, name in FAILURES if module in sys.modules]
+    return isinstance(error, (OSError, Refused, *kinds))
 
 
 def unavailable(uri: str, doing: str, error: Exception) -> RegistryUnavailable:

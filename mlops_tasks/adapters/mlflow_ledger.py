@@ -16,6 +16,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from mlops_tasks.adapters.mlflow_client import is_failure
+from mlops_tasks.adapters.mlflow_writing import CHANGED_PARAM
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,8 +65,6 @@ def append(
     client: Any, run_id: str, after: int, *, alias: str, moved: tuple[int | None, int | None], reason: str, who: str
 ) -> int | None:
     """Write the entry that follows `after`; return its number, None if another process wrote it first."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
-
     source, target = moved
     fields = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -77,8 +78,8 @@ def append(
     }
     try:
         client.log_param(run_id, f"{after + 1:06d}", json.dumps(fields, ensure_ascii=False))
-    except MlflowException as error:
-        if "Changing param values is not allowed" in str(error):
+    except Exception as error:
+        if is_failure(error) and CHANGED_PARAM in str(error):
             return None
         raise
     return after + 1

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
+
 API = "/api/2.0/mlflow"
 
 
@@ -114,6 +116,19 @@ def _plain_tags(items: list[dict[str, str]] | None) -> dict[str, str]:
     return {item["key"]: item.get("value", "") for item in items or []}
 
 
+def open_http(uri: str) -> httpx.Client:
+    """Return a client of an MLflow server, with MLflow's own environment variables for the credentials."""
+    import httpx  # noqa: PLC0415 - only where there is a server
+
+    user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return httpx.Client(
+        base_url=uri,
+        timeout=TIMEOUT_S,
+        auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+    )
+
+
 class HttpReader:
     """Reads an MLflow server by its REST API, with MLflow's own environment variables for the credentials."""
 
@@ -126,13 +141,7 @@ class HttpReader:
         import httpx  # noqa: PLC0415 - only where there is a server
 
         if self._client is None:
-            user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
-            self._client = httpx.Client(
-                base_url=self._uri,
-                timeout=TIMEOUT_S,
-                auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
-                headers={"Authorization": f"Bearer {token}"} if token else {},
-            )
+            self._client = open_http(self._uri)
         try:
             answer = self._client.get(f"{API}/{path}", params=params)
             if answer.status_code == httpx.codes.NOT_FOUND and b"RESOURCE_DOES_NOT_EXIST" in answer.content:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mlops_tasks.adapters import mlflow_ledger as ledger_of
-from mlops_tasks.adapters.mlflow_client import connect, database_path, experiment_id, reaching
+from mlops_tasks.adapters.mlflow_client import database_path, experiment_id, is_failure, reaching
 from mlops_tasks.adapters.mlflow_ledger import LEDGER_TAG, Entry
 from mlops_tasks.adapters.mlflow_reading import VersionRow, reader
+from mlops_tasks.adapters.mlflow_writing import open_client
 from mlops_tasks.artifacts import Deployment
 from mlops_tasks.errors import ModelRejected, RegistryUnavailable
 from mlops_tasks.ports import ModelVersion
@@ -44,7 +45,7 @@ class MlflowRegistry:
 
     @cached_property
     def _client(self) -> Any:
-        return connect(self._uri)
+        return open_client(self._uri, self._database)
 
     def register(
         self, name: str, candidate: Candidate, verdict: Verdict, files: Mapping[str, Path], deployment: Mapping[str, str]
@@ -90,11 +91,11 @@ class MlflowRegistry:
 
     def _ensure_model(self, name: str) -> str:
         """Create the registered model with its ledger unless it is there; return the ledger's run."""
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
-
         row = self._reader.model(name)
         if row is not None and LEDGER_TAG in row.tags:
             return row.tags[LEDGER_TAG]
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
+
         client = self._client
         run_id = self._tagged_run(name, "mlops.role", "ledger", f"promotions of {name}")
         if row is not None:  # a person made it
@@ -194,8 +195,6 @@ class MlflowRegistry:
 
         Repeats until no later entry appeared meanwhile, so that a slow writer can't undo a quick one.
         """
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
-
         refused = 0
         while True:
             entries, entry, settled = self._ledger(run_id, alias)
@@ -209,7 +208,9 @@ class MlflowRegistry:
                 latest = self._ledger(run_id, alias)[1]
                 if latest is not None and latest.number == entry.number:
                     ledger_of.settle(self._client, run_id, entry)
-            except MlflowException:
+            except Exception as error:
+                if not is_failure(error):
+                    raise
                 # Two processes that write the same new row: one is refused, and sees at the next look that it is done.
                 refused += 1
                 if refused == SETTLE_TRIES:

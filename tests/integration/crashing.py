@@ -185,6 +185,7 @@ def _import_all() -> None:
     from torch.optim import AdamW  # noqa: PLC0415 - likewise
 
     from mlops_tasks.adapters.local_store import LocalStore  # noqa: PLC0415 - likewise
+    from mlops_tasks.adapters.mlflow_writing import SqliteClient  # noqa: PLC0415 - likewise
     from mlops_tasks.pipeline import STAGES  # noqa: PLC0415 - likewise
 
     for stage in STAGES:
@@ -192,7 +193,7 @@ def _import_all() -> None:
     for method in STORE_CHANGES:
         _wrap(LocalStore, method, "commit")
     for method in MLFLOW_CHANGES:
-        _wrap(MlflowClient, method, "commit")
+        _wrap(SqliteClient if method in vars(SqliteClient) else MlflowClient, method, "commit")
     _wrap(AdamW, "step", "step")
     _watch_spark()
 
