@@ -236,12 +236,16 @@ class ColumnDrift(Frozen):
     distance: float = Field(description="Wasserstein / sd (numeric) or total variation (categorical)")
     standardised: float = Field(description="distance in robust standard deviations of the pipeline's own history")
     psi: float
-    missing: float = Field(default=0.0, description="share of null or infinite values, less that of the training data")
+    js: float = Field(default=0.0, description="Jensen-Shannon distance, base 2")
+    ks: tuple[float, float] | None = Field(
+        default=None, description="bounds of the Kolmogorov-Smirnov statistic; None for categories"
+    )
+    missing: float = Field(default=0.0, description="share of null or infinite values, less that of the reference")
     alarmed: bool
 
 
 class DriftReport(Artifact):
-    """One window against the champion's training data; `files`: `drift.json`, `report.html`, `sketch.json`."""
+    """One window against what the champion was trained on and saw since; `files`: `drift.json`, `report.html`, `sketch.json`."""
 
     window: Window
     model_version: int

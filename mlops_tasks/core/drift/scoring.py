@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mlops_tasks.core.drift.distances import column_distances, missing_shares, psi
-from mlops_tasks.core.sketches import ColumnSketch
+from mlops_tasks.core.drift.baseline import leave_out
+from mlops_tasks.core.drift.distances import column_distances, jensen_shannon, kolmogorov_smirnov, missing_shares, psi
+from mlops_tasks.core.sketches import NumericBins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlops_tasks.artifacts import ColumnKind
-    from mlops_tasks.core.sketches import Reference, Sketches
+    from mlops_tasks.core.drift.baseline import Baseline
+    from mlops_tasks.core.sketches import Sketches
     from mlops_tasks.specs import MonitorSpec
 
     Floats = NDArray[np.float64]
@@ -29,7 +31,7 @@ _TAIL, _TAIL_SD = 0.95, 1.645
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is ordinary: distances of each training window from all others, K columns, W windows."""
+    """What is ordinary: distances of each known window from all others, K columns, W windows."""
 
     columns: tuple[str, ...]
     decides: NDArray[np.bool_]
@@ -40,30 +42,34 @@ class Calibration:
     """[2, K]: robust standard deviations."""
     typical_rows: float
     maxima: Floats
-    """[W]: largest standardised figure of each training window."""
+    """[W]: largest standardised figure of each known window."""
     threshold: float
     """A larger maximum alarms; infinite while there is too little history."""
 
 
 @dataclass(frozen=True)
 class ColumnScore:
-    """One column of one window against the training data."""
+    """One column of one window against what it is compared with."""
 
     column: str
     kind: ColumnKind
     distance: float
     """Wasserstein / sd (numeric) or total variation (categorical) of the known values."""
     missing: float
-    """Share of null or infinite values, less that of the training data."""
+    """Share of null or infinite values, less that of the reference."""
     standardised: float
     psi: float
+    js: float
+    """Jensen-Shannon distance."""
+    ks: tuple[float, float] | None
+    """Bounds of the Kolmogorov-Smirnov statistic; None for categories."""
     decides: bool
     alarmed: bool
 
 
 @dataclass(frozen=True)
 class WindowScore:
-    """One window against the training data; columns in order of alarm, then of surprise."""
+    """One window against its baseline; columns in order of alarm, then of surprise."""
 
     status: Status
     rows: int
@@ -79,32 +85,32 @@ class WindowScore:
         return tuple(column for column in self.columns if column.alarmed)
 
 
-def calibrate(reference: Reference, spec: MonitorSpec) -> Calibration:
-    """Learn what is ordinary from the training windows, each compared with the sum of all others.
+def calibrate(baseline: Baseline, spec: MonitorSpec) -> Calibration:
+    """Learn what is ordinary from the known windows, each compared with the sum of all other accepted ones.
 
     The largest standardised distance over columns keeps the false-alarm rate of the whole window
     (maxT: Westfall and Young, Resampling-Based Multiple Testing, 1993, chapter 2).
     """
-    history, names = reference.history, tuple(reference.layouts)
-    values = np.stack([_leave_one_out(reference, name) for name in names], axis=-1)
-    centre = np.median(values, axis=0)
-    scale = _scale(values, centre)
+    history, names = baseline.history, tuple(baseline.layouts)
+    values = np.stack([_leave_one_out(baseline, name) for name in names], axis=-1)
+    centre, scale = _centre_and_scale(values)
     decides = np.array([[name not in spec.ignore for name in names]] * 2)
-    decides[1] &= np.array([name != reference.label for name in names])  # labels come late: their nulls mean nothing
+    decides[1] &= np.array([name not in baseline.optional for name in names])
     typical_rows = float(np.median(history.rows))
     standardised = _standardise(values, history.rows, centre, scale, typical_rows)
-    maxima = np.where(decides, standardised, -np.inf).max(axis=(1, 2), initial=0.0)
+    shown = np.where(decides & ~np.isnan(standardised), standardised, -np.inf)
+    maxima = shown.max(axis=(1, 2), initial=0.0)
     return Calibration(names, decides, centre, scale, typical_rows, maxima, _threshold(maxima, spec))
 
 
-def score_window(reference: Reference, calibration: Calibration, sketch: Sketches, spec: MonitorSpec) -> WindowScore:
-    """Compare one window's sketch with the training data; a window without rows is in order.
+def score_window(baseline: Baseline, calibration: Calibration, sketch: Sketches, spec: MonitorSpec) -> WindowScore:
+    """Compare one window's sketch with its baseline; a window without rows is in order.
 
-    Small windows vary more: what is ordinary is widened by the square root of how much smaller than
-    a typical training window it is.
+    A column counts as far off as it is from the nearest of what it may resemble. Small windows vary
+    more: what is ordinary is widened by the square root of how much smaller than a typical known window it is.
     """
-    rows = int(sketch.rows[0])
-    values = np.array([_distances(reference, name, sketch) for name in calibration.columns]).T
+    rows, warm = int(sketch.rows[0]), math.isfinite(calibration.threshold)
+    values = np.array([_nearest(baseline, name, sketch) for name in calibration.columns]).T
     change = np.abs(values)
     standardised = (
         _standardise(change[None], sketch.rows, calibration.median, calibration.scale, calibration.typical_rows)[0]
@@ -113,13 +119,12 @@ def score_window(reference: Reference, calibration: Calibration, sketch: Sketche
     )
     over = calibration.decides & (standardised > calibration.threshold) & (change >= spec.effect_size) & (change > 0)
     columns = [
-        ColumnScore(
-            column=name,
-            kind=reference.layouts[name].kind,
-            distance=float(change[0, k]),
-            missing=float(values[1, k]),
-            standardised=float(standardised[:, k].max()),
-            psi=_psi(reference, name, sketch),
+        _score_column(
+            baseline,
+            name,
+            sketch,
+            values[:, k],
+            standardised[:, k],
             decides=bool(calibration.decides[0, k]),
             alarmed=bool(over[:, k].any()),
         )
@@ -127,7 +132,6 @@ def score_window(reference: Reference, calibration: Calibration, sketch: Sketche
     ]
     columns.sort(key=lambda c: (not c.alarmed, not c.decides, -c.standardised, c.column))
     maximum = float(np.where(calibration.decides, standardised, -np.inf).max(initial=0.0))
-    warm = math.isfinite(calibration.threshold)
     return WindowScore(
         status="alarm" if over.any() else "ok" if warm else "warming_up",
         rows=rows,
@@ -138,46 +142,59 @@ def score_window(reference: Reference, calibration: Calibration, sketch: Sketche
     )
 
 
-def _scale(values: Floats, centre: Floats) -> Floats:
-    """Estimate the spread of [W, 2, K] distances robustly, by their middle or by their upper tail, whichever is wider.
-
-    The middle alone would let a heavy-tailed column (rain: mostly none) set the threshold for all.
-    """
-    middle = _MAD_TO_SD * np.median(np.abs(values - centre), axis=0)
-    tail = (np.quantile(values, _TAIL, axis=0) - centre) / _TAIL_SD
-    widest: Floats = np.maximum(middle, tail)
-    return widest
-
-
-def _leave_one_out(reference: Reference, name: str) -> Floats:
-    """Return distance and change of the missing share of each training window from all others, [W, 2]."""
-    every, merged = reference.history.columns[name], reference.merged.columns[name]
-    others = ColumnSketch(
-        counts=merged.counts - every.counts,
-        sums=merged.sums - every.sums,
-        nulls=merged.nulls - every.nulls,
-        infinite=merged.infinite - every.infinite,
-        squares=merged.squares - every.squares,
-        minimum=every.minimum,
-        maximum=every.maximum,
+def _score_column(
+    baseline: Baseline, name: str, sketch: Sketches, values: Floats, standardised: Floats, *, decides: bool, alarmed: bool
+) -> ColumnScore:
+    """Put one column's figures together; PSI, JS and KS are shown, nothing is decided by them."""
+    layout, current, merged = baseline.layouts[name], sketch.columns[name], baseline.merged.columns[name]
+    some = bool(sketch.rows[0])
+    bounds = kolmogorov_smirnov(layout, current, merged) if isinstance(layout, NumericBins) else None
+    return ColumnScore(
+        column=name,
+        kind=layout.kind,
+        distance=float(abs(values[0])),
+        missing=float(values[1]),
+        standardised=float(standardised.max()),
+        psi=float(psi(layout, current, merged)[0]) if some else 0.0,
+        js=float(jensen_shannon(layout, current, merged)[0]) if some else 0.0,
+        ks=None if bounds is None else (float(bounds[0][0]), float(bounds[1][0])) if some else (0.0, 0.0),
+        decides=decides,
+        alarmed=alarmed,
     )
-    distance = column_distances(reference.layouts[name], every, others)
+
+
+def _centre_and_scale(values: Floats) -> tuple[Floats, Floats]:
+    """Estimate middle and spread of [W, 2, K] distances robustly; NaN where a window has none.
+
+    The spread is that of the middle or of the upper tail, whichever is wider: the middle alone would
+    let a heavy-tailed column (rain: mostly none) set the threshold for all.
+    """
+    unknown = np.isnan(values)
+    values = np.where(unknown.all(axis=0), 0.0, values)
+    median, quantile = (np.nanmedian, np.nanquantile) if unknown.any() else (np.median, np.quantile)
+    centre: Floats = median(values, axis=0)
+    middle = _MAD_TO_SD * median(np.abs(values - centre), axis=0)
+    tail = (quantile(values, _TAIL, axis=0) - centre) / _TAIL_SD
+    return centre, np.maximum(middle, tail)
+
+
+def _leave_one_out(baseline: Baseline, name: str) -> Floats:
+    """Return distance and change of the missing share of each known window from all others, [W, 2]; NaN: no known value."""
+    every, layout = baseline.history.columns[name], baseline.layouts[name]
+    others = leave_out(baseline.merged.columns[name], every, baseline.accepted)
+    distance = np.where(every.counts.sum(axis=1) > 0, column_distances(layout, every, others), np.nan)
     return np.stack([distance, np.abs(missing_shares(every) - missing_shares(others))], axis=-1)
 
 
-def _distances(reference: Reference, name: str, sketch: Sketches) -> tuple[float, float]:
-    current, merged = sketch.columns.get(name), reference.merged.columns[name]
-    if current is None or not sketch.rows[0]:
+def _nearest(baseline: Baseline, name: str, sketch: Sketches) -> tuple[float, float]:
+    """Return distance and signed change of the missing share from the nearest reference, each by itself."""
+    if not sketch.rows[0]:
         return 0.0, 0.0
-    distance = column_distances(reference.layouts[name], current, merged)
-    return float(distance[0]), float((missing_shares(current) - missing_shares(merged))[0])
-
-
-def _psi(reference: Reference, name: str, sketch: Sketches) -> float:
-    current = sketch.columns.get(name)
-    if current is None or not sketch.rows[0]:
-        return 0.0
-    return float(psi(reference.layouts[name], current, reference.merged.columns[name])[0])
+    current, layout = sketch.columns[name], baseline.layouts[name]
+    merged = [reference.columns[name] for reference in baseline.references]
+    distances = [float(column_distances(layout, current, against)[0]) for against in merged if against.counts.any()]
+    changes = [float((missing_shares(current) - missing_shares(against))[0]) for against in merged]
+    return min(distances, default=0.0), min(changes, key=abs)
 
 
 def _standardise(values: Floats, rows: NDArray[np.int64], centre: Floats, scale: Floats, typical_rows: float) -> Floats:

@@ -1,6 +1,6 @@
-"""One window's comparison with the training data to words, JSON and a self-contained HTML page."""
+"""One window's comparison with what is known to words, JSON and a self-contained HTML page."""
 
-from mlops_tasks.core.drift_report.comparison import Comparison, describe_drift, say_drift
+from mlops_tasks.core.drift_report.comparison import Comparison, describe_drift, say_judged
 from mlops_tasks.core.drift_report.page import render_drift
 
-__all__ = ["Comparison", "describe_drift", "render_drift", "say_drift"]
+__all__ = ["Comparison", "describe_drift", "render_drift", "say_judged"]

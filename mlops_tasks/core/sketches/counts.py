@@ -46,6 +46,10 @@ class ColumnSketch:
             maximum=self.maximum.max(keepdims=True, initial=-np.inf),
         )
 
+    def take(self, chosen: NDArray[np.bool_]) -> ColumnSketch:
+        """Return the chosen windows, [W] of them true."""
+        return ColumnSketch(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; an absent minimum or maximum is null."""
         return {f.name: [_finite(v) for v in getattr(self, f.name).tolist()] for f in fields(self)}
@@ -71,6 +75,11 @@ class Sketches:
     windows: tuple[str, ...]
     rows: Ints
     columns: dict[str, ColumnSketch]
+
+    def take(self, chosen: NDArray[np.bool_]) -> Sketches:
+        """Return the chosen windows, [W] of them true."""
+        windows = tuple(window for window, wanted in zip(self.windows, chosen.tolist(), strict=True) if wanted)
+        return Sketches(windows, self.rows[chosen], {name: column.take(chosen) for name, column in self.columns.items()})
 
     def merged(self, name: str) -> Sketches:
         """Return the sum over all windows, as one window of the given name."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from mlops_tasks.artifacts import Deployment, Features, ValidFeatures, Window
-from mlops_tasks.core.drift import calibrate, score_window
+from mlops_tasks.core.drift import Judged, WindowRecord, calibrate, score_window, training_baseline
 from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift
 from mlops_tasks.core.drift_report.bars import BARS, rebin
 from mlops_tasks.core.drift_report.charts import draw_categories, draw_history, draw_numeric, ticks
@@ -19,6 +19,7 @@ from mlops_tasks.specs import MonitorSpec
 from tests.drifting import SCHEMA, label_of, make_day, make_days, window
 
 HISTORY = 40
+RECORD = WindowRecord(window=window(50), model_version=3, features="d", status="ok", columns=(), reason="")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def reference() -> Reference:
 
 def compare(reference: Reference, frame: pd.DataFrame, spec: MonitorSpec | None = None) -> Comparison:
     spec = spec or MonitorSpec(ignore=("rain",))
-    calibration = calibrate(reference, spec)
+    baseline = training_baseline(reference)
+    calibration = calibrate(baseline, spec)
     sketch = sketch_window(pa.Table.from_pandas(frame), reference, window(50).label)
     features = Features(digest="d", files=(), window=window(50), feature_schema=SCHEMA, rows=len(frame), rejected={})
     deployment = Deployment(
@@ -49,10 +51,7 @@ def compare(reference: Reference, frame: pd.DataFrame, spec: MonitorSpec | None 
         item=ValidFeatures(digest="d", files=(), features=features),
         deployment=deployment,
         spec=spec,
-        reference=reference,
-        calibration=calibration,
-        sketch=sketch,
-        score=score_window(reference, calibration, sketch, spec),
+        judged=Judged(RECORD, sketch, baseline, calibration, score_window(baseline, calibration, sketch, spec)),
     )
 
 

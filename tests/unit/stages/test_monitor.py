@@ -77,7 +77,7 @@ def test_an_ordinary_window_is_reported(shop: Shop) -> None:
     (report,) = monitor.run(SPEC, [shop.publish(50)], shop.deployment, ports=shop.ports)
 
     assert (report.status, report.model_version) == ("ok", 3)
-    assert report.reason.startswith("window 2024-02-20 is like the training data (largest: ")
+    assert report.reason.startswith("window 2024-02-20 is like the history (largest: ")
     assert {c.column for c in report.columns} == {"price", "rain", "shop", "bought"}
     assert [ref.key.rsplit("/", 1)[-1] for ref in report.files] == ["drift.json", "report.html", "sketch.json"]
     assert all(shop.ports.store.verify(ref) for ref in report.files)
@@ -153,7 +153,7 @@ def test_too_little_history_never_alarms(shop: Shop) -> None:
     reports = monitor.run(SPEC.model_copy(update={"min_history": 50}), features, shop.deployment, ports=shop.ports)
 
     assert [r.status for r in reports] == ["warming_up"] * 2
-    assert reports[0].reason == "window 2024-02-20: warming up, 40 training windows of the 50 that an alarm needs"
+    assert reports[0].reason == "window 2024-02-20: warming up, 40 windows of history of the 50 that an alarm needs"
 
 
 def test_an_empty_window_is_reported(shop: Shop) -> None:
