@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.cli.parser import build_parser
 from mlops_tasks.errors import PipelineError
+from mlops_tasks.serving.logs import json_line
 
 if TYPE_CHECKING:
     import argparse
@@ -61,4 +62,8 @@ def _tell(error: PipelineError, args: argparse.Namespace) -> None:
     described: dict[str, Any] = {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
     if args.json:
         print(json.dumps(described, indent=2))  # noqa: T201 - the command's result
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    said = f"{type(error).__name__}: {error}"
+    if getattr(args, "log_format", "text") == "json":
+        json_line(said, logger=f"mlops.{args.command}", level="error")
+    else:
+        sys.stderr.write(f"{said}\n")

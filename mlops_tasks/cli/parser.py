@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mlops_tasks.cli.backtest.grammar import add_backtest
+from mlops_tasks.cli.erase_grammar import add_erase, add_retain
 from mlops_tasks.cli.grammar import add_command, add_name, add_overrides, add_range
 from mlops_tasks.cli.plan_grammar import add_explain, add_plan
 from mlops_tasks.cli.serve_grammar import add_serve
@@ -34,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     add_serve(commands)
     _add_ship(commands)
+    add_erase(commands)
+    add_retain(commands)
     _add_render(commands)
     _add_models(commands)
     _add_rollback(commands)
@@ -119,6 +122,7 @@ def _add_ship(commands: Commands) -> None:
     add_name(command)
     command.add_argument("--once", action="store_true", help="ship what is finished now, then end")
     command.add_argument("--attached", action="store_true", help="end when standard input does, with all shipped")
+    command.add_argument("--log-format", choices=("text", "json"), default="text", help="of the lines that it says")
 
 
 def _add_render(commands: Commands) -> None:

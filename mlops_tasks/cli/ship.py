@@ -9,10 +9,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from mlops_tasks.errors import SpecError
+from mlops_tasks.serving.logs import logging_to_stderr, teller
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
     import argparse
+
+    from mlops_tasks.serving.recording.shipper import Shipper
 
 
 def run(args: argparse.Namespace) -> dict[str, int] | None:
@@ -31,16 +34,22 @@ def run(args: argparse.Namespace) -> dict[str, int] | None:
     if not args.attached and not folder.is_dir():
         msg = f"{folder}: there is no request log of {args.name!r}; set {FOLDER} to the folder that its server logs to"
         raise SpecError(msg)
-    shipper = Shipper(folder, args.name, adapters.store, adapters.progress.note)
+    say = teller(args.log_format, adapters.progress.note, "mlops.ship")
+    shipper = Shipper(folder, args.name, adapters.store, say)
     if args.once:
         return vars(shipper.ship())
+    with logging_to_stderr(args.log_format):
+        _ship_on(shipper, attached=args.attached)
+    return None
+
+
+def _ship_on(shipper: Shipper, *, attached: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if args.attached:
+    if attached:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
     shipper.run(stop)
-    return None
 
 
 def _until_alone(stop: threading.Event) -> None:

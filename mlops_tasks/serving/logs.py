@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.errors import PipelineError
@@ -50,9 +51,9 @@ def logging_to_stderr(log_format: str) -> Iterator[None]:
         logging.captureWarnings(capture=False)
 
 
-def teller(log_format: str, announce: Callable[[str], None]) -> Callable[[str], None]:
+def teller(log_format: str, announce: Callable[[str], None], logger: str = OURS) -> Callable[[str], None]:
     """Return what says a line to people: JSON to stderr if that is the format, else `announce`."""
-    return _json_line if log_format == "json" else announce
+    return partial(json_line, logger=logger) if log_format == "json" else announce
 
 
 class JsonLines(logging.Formatter):
@@ -115,8 +116,9 @@ def describe(error: BaseException | None) -> list[dict[str, Any]]:
     return found
 
 
-def _json_line(message: str) -> None:
-    line = {"time": _time(), "level": "info", "logger": OURS, "message": message}
+def json_line(message: str, *, logger: str, level: str = "info") -> None:
+    """Write one JSON object to stderr."""
+    line = {"time": _time(), "level": level, "logger": logger, "message": message}
     sys.stderr.write(f"{json.dumps(line, ensure_ascii=False)}\n")
     sys.stderr.flush()
 

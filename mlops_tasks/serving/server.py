@@ -80,7 +80,9 @@ def serve(
     metrics = Metrics(slot) if tracer is None else TracedMetrics(slot, tracer)
     with logging_to_stderr(settings.log_format), _listen(settings.host, settings.port) as listener, _quiet_signals():
         log = pipeline.serve.log.model_copy(update={"enabled": pipeline.serve.log.enabled and settings.request_log})
-        with recording(pipeline.name, log, environ=environ, telemetry=metrics, announce=say) as recorder:
+        with recording(
+            pipeline.name, log, environ=environ, telemetry=metrics, announce=say, log_format=settings.log_format
+        ) as recorder:
             parts = _parts(pipeline, registry, settings, _Watched(slot, metrics, recorder, say))
             parts.prepare = prepare
             app = _guard(Exposition(make_app(parts), metrics), settings, tokens, tracer)

@@ -40,7 +40,8 @@ from tests.integration.test_serving_operations import deployed
 from tests.served_pipeline import PIPELINE
 folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])
 paths = {name: Path(given.pop(name)) for name in ("tokens", "tls_cert", "tls_key") if name in given}
-settings = ServeSettings(port=0, poll_s=0.2, copies=folder / "copies", request_log=False, **paths, **given)
+given = {"port": 0, "poll_s": 0.2, "request_log": False, "copies": folder / "copies", **paths, **given}
+settings = ServeSettings(**given)
 serve(PIPELINE, deployed(folder), settings, announce=lambda line: print(line, flush=True))
 print("ended", flush=True)
 """
@@ -348,3 +349,54 @@ def test_log_lines_are_json_objects_when_asked_for(start: Callable[..., Server])
     lines = [json.loads(line) for line in server.said().splitlines()]
     assert "model shop: version 1 serves" in [line["message"] for line in lines]
     assert all(line["time"] and line["logger"] == "mlops.serve" for line in lines)
+
+
+def test_the_shipper_and_what_ends_the_server_speak_json_too(start: Callable[..., Server], tmp_path: Path) -> None:
+    environ = {
+        "MLOPS_REQUEST_LOG": str(tmp_path / "requests"),
+        "MLOPS_STORE": "ftp://nowhere",
+        "MLOPS_HASH_KEY": "a secret for tests, long enough",
+    }
+    server = start(environ=environ, log_format="json", request_log=True)
+    wait_until(lambda: "mlops.ship" in server.said())
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    *lines, last = server.said().splitlines()
+    assert last == "ended"
+    said = [json.loads(line) for line in lines]
+    assert any(line["logger"] == "mlops.ship" and line["message"].startswith("SpecError: ") for line in said)
+
+
+HOSTILE = {
+    "//v2/repository/models/shop/load": 404,
+    "/v2/repository%2Fmodels/shop/load": 403,
+    "/v2/repositor%79/models/shop/load": 403,
+    "http://elsewhere/v2/repository/models/shop/load": 403,
+    "/v2/repository/models/shop/load%00": 403,
+    "/./v2/repository/models/shop/load": 404,
+    "/v2/health/../repository/models/shop/load": 404,
+    "*": 404,
+}
+
+
+def test_no_spelling_of_a_path_gets_past_the_tokens(start: Callable[..., Server], tmp_path: Path) -> None:
+    token, others = "a-token-of-a-client", "authorization: Bearer another-token-of-nobody"
+    (tmp_path / "tokens").write_text(f"predict {token}\nadmin the-token-of-a-deployer\n", encoding="utf-8")
+    server = start(tokens=str(tmp_path / "tokens"), body_s=1.0)
+    mine = f"authorization: Bearer {token}"
+
+    def ask(path: str, *headers: str) -> int:
+        head = [f"POST {path} HTTP/1.1", "host: x", "connection: close", "content-type: application/json", *headers]
+        with server.connect() as connection:
+            connection.sendall("\r\n".join([*head, f"content-length: {len(BODY)}", "", ""]).encode() + BODY)
+            return int(_until_closed(connection).split(b" ", 2)[1])
+
+    assert {path: ask(path, mine) for path in HOSTILE} == HOSTILE
+    assert {ask(path) for path in ("//metrics", "/%6detrics", "/v2/health/ready/", "*")} == {401}
+    assert [ask("/invocations", mine), ask("/invocations", others, mine), ask("/invocations")] == [200, 401, 401]
+    with server.connect() as connection:  # refused before the body came, which never does
+        connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        assert _until_closed(connection).startswith(b"HTTP/1.1 401")
+    text = httpx.get(f"{server.address}/metrics", headers={"authorization": f"Bearer {token}"}).text
+    assert 'mlops_http_responses_total{route="load",status="403"}' in text
+    assert 'mlops_http_responses_total{route="invocations",status="401"} 3.0' in text

@@ -33,8 +33,11 @@ def recording(
     environ: Mapping[str, str] = os.environ,
     telemetry: Telemetry | None = None,
     announce: Callable[[str], None] = log.warning,
+    log_format: str = "text",
 ) -> Iterator[Recorder]:
     """Log a pipeline's answers and ship them, as long as the context is open; leave it when the last one is given.
+
+    What the shipper, a process of its own, says is on stderr in `log_format`.
 
     Raises:
         SpecError: MLOPS_HASH_KEY is too short.
@@ -47,7 +50,7 @@ def recording(
     folder = log_folder(name, environ)
     recorder = RequestLog(folder, spec, key=entity_key(folder, environ, announce), telemetry=telemetry, announce=announce)
     recorder.start()
-    shipper = start_shipper(name, announce=announce)
+    shipper = start_shipper(name, announce=announce, log_format=log_format)
     try:
         yield recorder
     finally:

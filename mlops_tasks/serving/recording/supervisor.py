@@ -74,6 +74,7 @@ class SupervisedShipper:
                 self._child = self._launch()
 
 
-def start_shipper(name: str, *, announce: Callable[[str], None] = log.warning) -> SupervisedShipper:
+def start_shipper(name: str, *, announce: Callable[[str], None] = log.warning, log_format: str = "text") -> SupervisedShipper:
     """Start `mlops ship NAME` for this process's environment, and keep it running until `stop`."""
-    return SupervisedShipper([sys.executable, "-m", "mlops_tasks", "ship", name, "--attached"], announce)
+    command = [sys.executable, "-m", "mlops_tasks", "ship", name, "--attached", "--log-format", log_format]
+    return SupervisedShipper(command, announce)

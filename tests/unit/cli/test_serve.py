@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -81,3 +82,7 @@ def test_what_no_server_can_keep_is_refused(
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "shop", *flags]) == 2
     assert message in capsys.readouterr().err
+    assert main(["serve", "shop", *flags, "--log-format", "json"]) == 2
+    line = json.loads(capsys.readouterr().err)
+    assert line["message"].startswith(f"SpecError: {message}")
+    assert (line["level"], line["logger"]) == ("error", "mlops.serve")
