@@ -183,28 +183,26 @@ def test_another_shift_than_the_acknowledged_one_still_alarms() -> None:
     assert in_order(days, {label(50)}) == ["alarm", "alarm"]
 
 
-def a_year_later(day: int, factor: str = "*1.3") -> WindowRecord:
+def a_year_later(day: int) -> WindowRecord:
     at = Window(start=window(day).start + timedelta(days=365), end=window(day).end + timedelta(days=365))
-    return record(day, f"{day}{factor}", at)
+    return record(day, f"{day}*1.6", at)
+
+
+def last_year(day: int, status: str = "ok") -> WindowRecord:
+    return record(day, f"{day}*1.6").model_copy(update={"seen_by": 1, "status": status})
 
 
 def test_the_same_season_a_year_before_is_ordinary() -> None:
     """Prices of a season are higher each year: with last year's season known and accepted, this year's is no alarm."""
-    last_year = [record(day, f"{day}*1.3").model_copy(update={"seen_by": 1, "status": "ok"}) for day in range(100, 110)]
-    this_year = [a_year_later(103), a_year_later(104)]
-    off = MonitorSpec(season=timedelta(0))
-
-    assert in_order([*last_year, *this_year])[-2:] == ["ok", "ok"]
-    assert in_order([*last_year, *this_year], spec=off)[-2:] == ["alarm", "alarm"]
-    assert in_order(this_year) == ["alarm", "alarm"]
-    assert in_order([*last_year, a_year_later(200)])[-1] == "alarm"  # another season
+    assert in_order([last_year(103), a_year_later(104)])[-1] == "ok"
+    assert in_order([last_year(103), a_year_later(104)], spec=MonitorSpec(season=timedelta(0)))[-1] == "alarm"
+    assert in_order([last_year(103), a_year_later(200)])[-1] == "alarm"  # another season
+    assert in_order([a_year_later(104)]) == ["alarm"]
 
 
 def test_a_season_that_alarmed_then_is_no_excuse() -> None:
-    last_year = [record(day, f"{day}*1.3").model_copy(update={"seen_by": 1, "status": "alarm"}) for day in range(100, 110)]
-
-    assert in_order([*last_year, a_year_later(105)])[-1] == "alarm"
-    assert in_order([*last_year, a_year_later(105)], {label(day) for day in range(100, 110)})[-1] == "ok"
+    assert in_order([last_year(103, "alarm"), a_year_later(104)])[-1] == "alarm"
+    assert in_order([last_year(103, "alarm"), a_year_later(104)], {label(103)})[-1] == "ok"
 
 
 def test_history_that_is_accepted_ends_the_warming_up() -> None:
