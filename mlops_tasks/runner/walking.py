@@ -74,7 +74,7 @@ def measure_matrix(pipeline: PipelineSpec, adapters: Adapters, walk: Walk) -> Ma
         msg = f"{pipeline.name}: no registered model can be compared{told}; make some with --make, or backfill .train"
         raise NothingToDo(msg)
     start = walk.start or min(known.as_of for known, _ in models)
-    features, missing = _features(pipeline, adapters, start, walk.end)
+    features, missing = validated_features(pipeline, adapters, start, walk.end)
     periods = cut_periods([item.window for item in features], walk.by)
     scoring = _Scoring(pipeline, adapters, {item.window: item for item in features})
     cells = []
@@ -154,7 +154,7 @@ def _as_of(adapters: Adapters, name: str, deployed: Deployment) -> datetime:
     return deployed.training.end
 
 
-def _features(
+def validated_features(
     pipeline: PipelineSpec, adapters: Adapters, start: datetime, end: datetime | None
 ) -> tuple[list[ValidFeatures], int]:
     """Return the validated features of windows whose labels are known, in time order, and how many windows lack them."""

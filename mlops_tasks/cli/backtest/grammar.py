@@ -20,6 +20,7 @@ def add_backtest(commands: Commands) -> None:
     kinds = group.add_subparsers(dest="kind", required=True, metavar="WHAT")
     _add_drift(kinds)
     _add_walkforward(kinds)
+    _add_policy(kinds)
 
 
 def _add_drift(kinds: Commands) -> None:
@@ -48,13 +49,26 @@ def _add_walkforward(kinds: Commands) -> None:
     command.set_defaults(module="backtest.walkforward")
     add_name(command)
     _add_walk(command)
-    command.add_argument(
-        "--make",
-        action="store_true",
-        help="first make the models that are due from --start to --end here, as backfills: never promoted",
+    add_overrides(command)
+
+
+def _add_policy(kinds: Commands) -> None:
+    command = add_command(
+        kinds,
+        "policy",
+        "Play schedules and the pipeline's own rules through history: trainings against quality, and which schedule is enough.",
+        "mlops backtest policy nyc_flights --by week",
+        "mlops backtest policy nyc_flights --set retrain.cooldown=30d --set retrain.max_age=60d --worth 0.003",
     )
+    command.set_defaults(module="backtest.policy")
+    add_name(command)
+    _add_walk(command)
     command.add_argument(
-        "--every", choices=("day", "week", "month"), help="with --make: when they are due (default: the cron in schedule.train)"
+        "--worth",
+        type=float,
+        metavar="X",
+        help="a difference of the metric that is not worth a training (default: the gate's tolerance against the champion, "
+        "else one standard error)",
     )
     add_overrides(command)
 
@@ -67,3 +81,11 @@ def _add_walk(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--metric", metavar="NAME", help="what is averaged (default: the first gate's metric)")
     command.add_argument("--output", metavar="FILE", help="where the HTML goes (default: NAME/backtests/ in the store)")
+    command.add_argument(
+        "--make",
+        action="store_true",
+        help="first make the models that are due from --start to --end here, as backfills: never promoted",
+    )
+    command.add_argument(
+        "--every", choices=("day", "week", "month"), help="with --make: when they are due (default: the cron in schedule.train)"
+    )

@@ -9,10 +9,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mlops_tasks.core.metrics import METRICS
 from mlops_tasks.core.walk_forward.charts import draw_ages, draw_heat_map, draw_paths
+from mlops_tasks.core.walk_forward.matrix import measure_ages
+from mlops_tasks.core.walk_forward.policies import served_periods
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mlops_tasks.artifacts import Window
     from mlops_tasks.core.walk_forward.matrix import By, Matrix, Summary
+    from mlops_tasks.core.walk_forward.policies import Played, Recommendation
+
+MOST_LINES = 6
 
 UNITS: dict[By, str] = {"window": "windows", "week": "weeks", "month": "months"}
 
@@ -36,6 +43,32 @@ def render_walk_forward(matrix: Matrix, summary: Summary) -> str:
         path_names=[name for name, _ in paths],
         heat_map=draw_heat_map(matrix, labels),
         ages_chart=draw_ages(summary.ages, UNITS[matrix.by]),
+    )
+    return page
+
+
+def render_policies(
+    matrix: Matrix, policies: Sequence[Played], controller: Played, recommendation: Recommendation, facts: Mapping[str, object]
+) -> str:
+    """Return the page of policies, the pipeline's own among them; `facts`: `alarms`, `waited` and `within`."""
+    periods = served_periods(matrix)
+    labels = [label_of(period, matrix.by) for period in periods]
+    wanted = dict.fromkeys([controller.name, "never", recommendation.policy, *(p.name for p in policies)])
+    by_name = {played.name: played for played in policies}
+    drawn = [by_name[name] for name in list(wanted)[:MOST_LINES]]
+    page: str = template("policy.html.j2").render(
+        matrix=matrix,
+        periods=periods,
+        policies=policies,
+        controller=controller,
+        recommendation=recommendation,
+        title=METRICS[matrix.metric].title,
+        unit=UNITS[matrix.by],
+        label_of=lambda period: label_of(period, matrix.by),
+        drawn=[played.name for played in drawn],
+        paths_chart=draw_paths([(p.name, p.path.values) for p in drawn], labels, METRICS[matrix.metric].title),
+        ages_chart=draw_ages(list(measure_ages(matrix)), UNITS[matrix.by]),
+        **facts,
     )
     return page
 

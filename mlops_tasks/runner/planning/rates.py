@@ -2,7 +2,7 @@
 
 A stage's time is taken to be `fixed + by_window * windows + by_row * rows`. The shape is stated below, as measured once on
 two cores with the flights of the example; where earlier runs of about the same size are recorded, the shape is scaled to
-them, so that a pipeline's own figures replace ours from its first run on.
+them, the more the more they are, so that a pipeline's own figures replace ours.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ UNSURE = 2.0
 """Where nothing is recorded, the truth may lie this many times below or above."""
 SPREAD = 0.25
 """Least relative uncertainty of an estimate: machines are shared."""
+TICK_S = 1e-3
+"""Records are rounded to it."""
 SESSION_GAP_S = 120
 FEWEST_RUNS = 5
 """A backfill with fewer runs tells no throughput: its start weighs too much."""
@@ -114,10 +116,14 @@ class Rates:
         near = self._nearest(name, windows, rows, settings or {})
         if not near:
             return Estimate(size, size / UNSURE, size * UNSURE, "no earlier run: rates of the project's own measurements")
-        factors = sorted(record.seconds / shape.seconds(record.computed, record.rows) for record in near)
-        likely, low, high = statistics.median(factors), factors[len(factors) // 10], factors[-1 - len(factors) // 10]
-        bounds = min(low, likely * (1 - SPREAD)), max(high, likely * (1 + SPREAD))
-        return Estimate(likely * size, bounds[0] * size, bounds[1] * size, "earlier runs of the same stage")
+        factors = sorted(math.log(max(r.seconds, TICK_S) / shape.seconds(r.computed, r.rows)) for r in near)
+        count = len(factors)
+        # Few runs may be unlike the rest (the first one starts engines), so ours counts as one more of them.
+        likely = statistics.median(factors) * count / (count + 1)
+        room = max(math.log(1 + SPREAD), math.log(UNSURE) / math.sqrt(count))
+        low, high = min(factors[count // 10], likely - room), max(factors[-1 - count // 10], likely + room)
+        seconds, bottom, top = (size * math.exp(factor) for factor in (likely, low, high))
+        return Estimate(seconds, bottom, top, "earlier runs of the same stage")
 
     def _nearest(self, name: str, windows: int, rows: int, settings: dict[str, Any]) -> list[StageRecord]:
         """Return the latest records of the size that is nearest, of the same settings where there are such."""

@@ -1,0 +1,175 @@
+"""A pipeline's history to the trainings that its own controller would have asked for, by the very functions that decide.
+
+Each model that would have served is watched by the real monitor's functions, whose records go to
+`<pipeline>/backtests/policy/`, beside the pipeline's own; then the real rules decide after each window, on what was known
+by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlops_tasks.artifacts import ValidFeatures, Window
+from mlops_tasks.core.drift import Lookout, open_records
+from mlops_tasks.core.drift_report import say_judged
+from mlops_tasks.core.performance import watch
+from mlops_tasks.core.retraining import Cause, RetrainOutcome, RetrainRequest, Seen, State
+from mlops_tasks.core.walk_forward.matrix import Known, Matrix
+from mlops_tasks.core.walk_forward.policies import Training, made_at, oldest
+from mlops_tasks.core.windows import floor
+from mlops_tasks.errors import PipelineError
+from mlops_tasks.ports import RunContext
+from mlops_tasks.runner.retraining import review
+from mlops_tasks.specs import PipelineSpec
+from mlops_tasks.wiring import Adapters
+
+if TYPE_CHECKING:
+    from mlops_tasks.artifacts import Deployment
+    from mlops_tasks.ports import Ports
+
+PLACE = "backtests/policy"
+
+
+@dataclass
+class Replay:
+    """One controller, replayed."""
+
+    trainings: list[Training] = field(default_factory=list)
+    alarms: dict[str, int] = field(default_factory=lambda: {"drift": 0, "performance": 0})
+    """Windows that alarmed while their model served."""
+    waited: dict[str, int] = field(default_factory=dict)
+    """Why a training that something asked for was held back -> windows."""
+
+
+def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features: Sequence[ValidFeatures]) -> Replay:
+    """Walk through the windows in time order and let the pipeline's rules decide after each.
+
+    Raises:
+        DataRejected, ModelRejected, StoreUnavailable, RegistryUnavailable: as the monitor does.
+
+    """
+    watcher = _Watcher(pipeline, adapters, features)
+    serving, found = oldest(matrix), Replay()
+    requests: list[RetrainRequest] = []
+    outcomes: dict[int, RetrainOutcome] = {}
+    windows = [item.window for item in features if item.window.start >= serving.as_of]
+    with adapters.progress.bar("replay", len(windows)) as bar:
+        for window in windows:
+            now = window.end
+            state = State(
+                as_of=now,
+                now=now,
+                version=serving.version,
+                training_end=serving.training.end,
+                drift=watcher.drift(serving, now),
+                performance=watcher.performance(serving, now),
+                requests=tuple(requests),
+                outcomes=dict(outcomes),
+            )
+            _count(found, state, window)
+            decision = review(pipeline, state)
+            if decision.action == "wait":
+                why = decision.reason.rsplit("; ", 1)[-1]
+                found.waited[why] = found.waited.get(why, 0) + 1
+            if decision.action == "train":
+                request = _request(pipeline, state, len(requests) + 1, decision.reason, decision.causes)
+                made = made_at(matrix, now, serving)
+                requests.append(request)
+                outcomes[request.number] = _outcome(request, made)
+                found.trainings.append(Training(at=now, version=made.version if made else None, why=decision.reason))
+                serving = made or serving
+            bar.advance(1, window=window.label)
+    return found
+
+
+def _count(found: Replay, state: State, window: Window) -> None:
+    for kind, seen in (("drift", state.drift), ("performance", state.performance)):
+        found.alarms[kind] += sum(item.alarm for item in seen if item.window == window)
+
+
+def _request(pipeline: PipelineSpec, state: State, number: int, reason: str, causes: Sequence[Cause]) -> RetrainRequest:
+    end = floor(state.as_of, pipeline.cadence)
+    return RetrainRequest(
+        number=number,
+        run_id=f"replay__{number}",
+        start=end - pipeline.retrain.range,
+        end=end,
+        causes=tuple(causes),
+        reason=reason,
+        model_version=state.version,
+        as_of=state.as_of,
+        at=state.now,
+    )
+
+
+def _outcome(request: RetrainRequest, made: Known | None) -> RetrainOutcome:
+    if made is None:
+        reason = "the matrix has no newer model of that time"
+        return RetrainOutcome(number=request.number, state="registered", reason=reason, at=request.at)
+    reason = f"version {made.version} became champion"
+    return RetrainOutcome(number=request.number, state="promoted", version=made.version, reason=reason, at=request.at)
+
+
+class _Watcher:
+    """What the monitor would have seen with each model; a model's windows are looked at when it first serves."""
+
+    def __init__(self, pipeline: PipelineSpec, adapters: Adapters, features: Sequence[ValidFeatures]) -> None:
+        self._pipeline, self._adapters, self._features = pipeline, adapters, features
+        self._place = f"{pipeline.name}/{PLACE}"
+        self._seen: dict[int, tuple[list[Seen], list[Seen]]] = {}
+
+    def drift(self, known: Known, now: datetime) -> list[Seen]:
+        """Return what was seen of inputs by a time."""
+        return [item for item in self._watched(known)[0] if item.window.end <= now]
+
+    def performance(self, known: Known, now: datetime) -> list[Seen]:
+        """Return what was seen of errors by a time: labels come late."""
+        delay: timedelta = self._pipeline.snapshot.label_delay
+        return [item for item in self._watched(known)[1] if item.window.end + delay <= now]
+
+    def _watched(self, known: Known) -> tuple[list[Seen], list[Seen]]:
+        if known.version not in self._seen:
+            self._seen[known.version] = self._watch(known)
+        return self._seen[known.version]
+
+    def _watch(self, known: Known) -> tuple[list[Seen], list[Seen]]:
+        """Look at all windows since a model could serve, as the stage `monitor` does, without its reports."""
+        deployment = self._adapters.registry.deployment(self._pipeline.name, known.version)
+        items = [item for item in self._features if item.window.start >= known.as_of]
+        if not items:
+            return [], []
+        run = RunContext(
+            pipeline=self._place,
+            run_id="replay",
+            intent="scheduled",
+            now=datetime.now(UTC),
+            code_version="",
+            who="backtest",
+        )
+        ports = self._adapters.ports(run)
+        watched = watch(self._pipeline.monitor, items, deployment, ports=ports)
+        performance = list(watched.records.values()) if watched else []
+        return self._drift(items, deployment, ports), [_seen(r) for r in sorted(performance, key=lambda r: r.window.start)]
+
+    def _drift(self, items: Sequence[ValidFeatures], deployment: Deployment, ports: Ports) -> list[Seen]:
+        spec = self._pipeline.monitor
+        try:
+            records = open_records(deployment, spec, self._place, ports.store, say=partial(say_judged, spec=spec))
+        except PipelineError as error:
+            self._adapters.progress.note(f"version {deployment.version} is not watched for drift: {error}")
+            return []
+        known = records.read()
+        with ports.store.staging() as folder:
+            lookout = Lookout(deployment, records.reference, folder / "model", ports=ports)
+            looked = {item.window.label: lookout.look(item, known.get(item.window.label)) for item in items}
+        records.settle(looked)
+        return [_seen(record) for _, record in sorted(records.read().items())]
+
+
+def _seen(record: object) -> Seen:
+    """Keep the part of a record that decides."""
+    return Seen.model_validate(record, from_attributes=True)
