@@ -15,6 +15,7 @@ NAMES = (
     "airflow_overhead",
     "containers",
     "backfill_ingest",
+    "backfill_year",
     "dag_parsing",
     "model_quality",
     "serving",
