@@ -68,6 +68,8 @@ class Guarded(HttpToolsProtocol):
     A connection always has a time at which it is cut off, unless the application works on a request that came whole: for an
     answer's being taken, the next request's head, its body, also one that was answered before it came. `look`, called several
     times a second, compares them with the clock, so no callback of the parser has timers to set.
+
+    Over TLS, uvloop keeps an answer where its size is not told: one that nobody takes ends with the idle connection.
     """
 
     limits: ClassVar[Limits]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlops_tasks.serving.slot import Slot
 
 LATENCY_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+SERVER_ERROR = 500
 PAUSE_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 VERSIONS_KEPT = 8
 """Label sets of versions that served longest ago are dropped: a server that lives for years must not grow."""
@@ -193,7 +194,11 @@ class Counted:
                 self._metrics.responded(route_of(scope["path"]), message["status"])
             return send(message)
 
-        await self._app(scope, receive, counting)
+        try:
+            await self._app(scope, receive, counting)
+        except Exception:
+            self._metrics.responded(route_of(scope["path"]), SERVER_ERROR)
+            raise
 
 
 class Exposition:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvicorn
 
+from mlops_tasks.serving.certificates import Certificates
 from mlops_tasks.serving.connection import HEADER_BYTES, PIPELINED, Concurrency, Limits, guarded
 from mlops_tasks.serving.draining import DrainingServer
+from tests.certificates import write_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -76,6 +80,8 @@ class Running:
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
     refused: list[int]
+    tls: ssl.SSLContext | None = None
+    """Of clients that trust the server's certificate."""
 
     def connect(self, receive_bytes: int | None = None) -> socket.socket:
         connection = socket.socket()
@@ -83,7 +89,7 @@ class Running:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connection.settimeout(20)
         connection.connect(("127.0.0.1", self.port))
-        return connection
+        return self.tls.wrap_socket(connection, server_hostname="127.0.0.1") if self.tls else connection
 
     def ask(self, *parts: bytes) -> bytes:
         """Send parts, each in a packet of its own, and return all that comes until the server closes."""
@@ -104,23 +110,26 @@ class Running:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Running]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(**limits: Any) -> Running:
+    def start(*, tls: bool = False, **limits: Any) -> Running:
         usual = {"header_s": LONG_S, "body_s": LONG_S, "keep_alive_s": LONG_S, "write_s": LONG_S, "connections": 100}
         bounds = Limits(**(usual | {"bodies_bytes": 64 << 20} | limits))
         app, refused = App(), list[int]()
         config = uvicorn.Config(
             app, loop="uvloop", http=guarded(bounds, refused.append), ws="none", log_config=None, timeout_graceful_shutdown=5
         )
-        server = DrainingServer(config, limits=bounds, delay_s=0, on_drain=lambda: None)
+        pair = write_certificate(tmp_path, 1) if tls else None
+        trusting = ssl.create_default_context(cafile=str(pair[0])) if pair else None
+        certificates = Certificates(*pair) if pair else None
+        server = DrainingServer(config, limits=bounds, delay_s=0, on_drain=lambda: None, certificates=certificates)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         wait_until(lambda: server.started)
         loop = server.servers[0].get_loop()
-        started.append(Running(server, app, listener.getsockname()[1], thread, loop, refused))
+        started.append(Running(server, app, listener.getsockname()[1], thread, loop, refused, trusting))
         return started[-1]
 
     yield start
@@ -159,8 +168,9 @@ def request(path: str, *headers: str, body: bytes | None = None, method: str = "
 LAST = request("/echo", "connection: close", method="GET")
 
 
-def test_who_leaves_the_body_out_after_an_early_answer_is_cut_off(serve: Callable[..., Running]) -> None:
-    server = serve(body_s=0.5)
+@pytest.mark.parametrize("tls", [False, True])
+def test_who_leaves_the_body_out_after_an_early_answer_is_cut_off(serve: Callable[..., Running], tls: bool) -> None:
+    server = serve(body_s=0.5, tls=tls)
     head = request("/early", "content-length: 10")
     for parts in ([head], [head, b"x"]):
         assert statuses(server.ask(*parts)) == [401]
@@ -183,8 +193,9 @@ def test_a_connection_without_a_request_is_closed_and_told_nothing(serve: Callab
     assert server.ask(b"\r\n") == b""
 
 
-def test_slow_heads_and_bodies_get_408_and_the_application_hears_of_it(serve: Callable[..., Running]) -> None:
-    server = serve(header_s=0.5, body_s=0.5)
+@pytest.mark.parametrize("tls", [False, True])
+def test_slow_heads_and_bodies_get_408_and_the_application_hears_of_it(serve: Callable[..., Running], tls: bool) -> None:
+    server = serve(header_s=0.5, body_s=0.5, tls=tls)
     assert statuses(server.ask(b"POST /echo HTTP/1.1\r\nhost")) == [408]
     assert statuses(server.ask(request("/echo", "content-length: 10"), b"x")) == [408]
     wait_until(lambda: server.app.gone == 1)
@@ -280,22 +291,35 @@ def test_bodies_together_have_a_bound_and_are_let_go(serve: Callable[..., Runnin
         assert statuses(server.ask(request("/echo", "connection: close", body=b"b" * (600 << 10)))) == [200]
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("headers", [(), ("connection: close",)])
-def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[..., Running], headers: tuple[str, ...]) -> None:
-    server = serve(write_s=0.5)
+def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[..., Running], headers: tuple[str, ...], tls: bool) -> None:
+    # Over TLS the answer lies in a buffer that tells nobody: it goes with the idle connection.
+    server = serve(write_s=0.5, keep_alive_s=0.5, tls=tls)
     with server.connect(receive_bytes=4096) as connection:
         connection.sendall(request("/large", *headers, method="GET"))
         wait_until(lambda: server.open == 1)
         wait_until(lambda: server.open == 0)
-        assert len(until_closed(connection)) < LARGE
+        try:
+            assert len(until_closed(connection)) < LARGE
+        except ssl.SSLEOFError:
+            assert tls  # which tells an end from a cut
 
 
-def test_who_reads_slowly_enough_gets_the_whole_answer(serve: Callable[..., Running]) -> None:
-    server = serve(write_s=20)
+@pytest.mark.parametrize("tls", [False, True])
+def test_who_reads_slowly_enough_gets_the_whole_answer(serve: Callable[..., Running], tls: bool) -> None:
+    server = serve(write_s=20, tls=tls)
     with server.connect() as connection:
         connection.sendall(request("/large", "connection: close", method="GET"))
         time.sleep(1)
         assert len(until_closed(connection)) > LARGE
+
+
+def test_a_handshake_that_does_not_end_is_cut_off(serve: Callable[..., Running]) -> None:
+    server = serve(header_s=0.5, tls=True)
+    server.tls = None
+    for begun in (b"", b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03"):
+        assert server.ask(begun) == b""
 
 
 def test_too_many_connections_are_told_so(serve: Callable[..., Running]) -> None:
