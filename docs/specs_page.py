@@ -138,6 +138,7 @@ def _limits(metadata: list[Any]) -> Iterator[str]:
     for item in metadata:
         for name, words in _LIMITS.items():
             if (limit := getattr(item, name, None)) is not None:
+                limit = format_duration(limit) if isinstance(limit, timedelta) else limit
                 yield words.format(f"{limit:,}" if isinstance(limit, int) else limit)
         if (pattern := getattr(item, "pattern", None)) is not None:
             yield f"matches `{pattern}`"

@@ -133,6 +133,12 @@ class RequestLogSpec(Frozen):
     omit: tuple[str, ...] = Field(default=(), description="feature columns that are never logged")
     segment_mb: int = Field(default=16, ge=1, le=1024, description="size of a log file before the next is begun")
     segment_age: Duration = Field(default=timedelta(minutes=1), description="age of a log file before the next is begun")
+    retain: Duration | None = Field(
+        default=None,
+        ge=timedelta(days=1),
+        description="how long answers stay in the store, by the UTC day that they were given on; the DAG `.maintain` and "
+        "`mlops retain` remove older days; collected windows have copies of their own; none: for ever",
+    )
     keep: int = Field(default=10_000, ge=1, description="megabytes of log that may wait on disk for upload; beyond it is full")
 
 

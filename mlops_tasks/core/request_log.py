@@ -20,6 +20,9 @@ ID, TIME, ENTITY, VERSION, ROLE, SHADOW, FALLBACK, LATENCY_MS, SCORE = (
     f"{PREFIX}{name}" for name in ("id", "time", "entity", "version", "role", "shadow", "fallback", "latency_ms", "score")
 )
 
+ERASED = "~"
+"""Stands between a segment's name and what names the rows that an erasure left of it."""
+
 
 def requests_prefix(name: str) -> str:
     """Return what the keys of a pipeline's log begin with."""
@@ -34,6 +37,17 @@ def day_prefix(name: str, day: date) -> str:
 def segment_key(name: str, day: date, segment: str) -> str:
     """Return the key of a segment's rows of one UTC day."""
     return f"{day_prefix(name, day)}{segment}.parquet"
+
+
+def erased_key(key: str, content: str) -> str:
+    """Return the key of what an erasure left of a file; `content` names what that is."""
+    stem = key.removesuffix(".parquet").split(ERASED)[0]
+    return f"{stem}{ERASED}{content}.parquet"
+
+
+def erasures_prefix(name: str) -> str:
+    """Return what the keys of a log's erasures begin with."""
+    return f"{name}/erasures/"
 
 
 def day_of(key: str) -> date:

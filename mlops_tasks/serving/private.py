@@ -6,8 +6,14 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mlops_tasks.core.privacy import HASH_KEY, require_hash_key
+from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.recording.entities import is_hash
+
+SEPARATOR = "\x1f"
+"""Between the columns of an entity key."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +57,35 @@ def hasher(spec: PipelineSpec, environ: Mapping[str, str]) -> Callable[[Arrays, 
         return numeric, categorical
 
     return prepare
+
+
+def entity_text(spec: PipelineSpec, key: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """Return what a server makes of the columns of an entity key: numbers as float32, private columns hashed.
+
+    Raises:
+        SpecError: MLOPS_HASH_KEY is missing or too short, or a value is no number where one is needed.
+
+    """
+    numeric, private = set(spec.features.numeric), hashed_columns(spec)
+    if private & set(key):
+        hasher(spec, environ)  # says what is wrong with the secret
+    cells = []
+    for name in spec.features.entity_key:
+        text = key[name]
+        if name in private:
+            text = _hashed(text, environ[HASH_KEY].encode())
+        elif name in numeric:
+            text = _number_text(name, text)
+        cells.append(text)
+    return SEPARATOR.join(cells)
+
+
+def _number_text(name: str, text: str) -> str:
+    try:
+        return str(np.float32(text))
+    except ValueError as error:
+        msg = f"{name}: must be a number, got a text; requests give numbers there"
+        raise SpecError(msg) from error
 
 
 def _hashed(value: str, key: bytes) -> str:

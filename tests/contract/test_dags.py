@@ -67,6 +67,16 @@ def test_a_pipeline_that_tries_challengers_has_a_sixth_dag(folders: Path) -> Non
     }
 
 
+def test_a_pipeline_that_keeps_its_log_for_a_while_has_a_dag_that_looks_after_it(folders: Path) -> None:
+    path = folders / NAME / "pipeline.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "\nserve: {log: {retain: 90d}}\n", encoding="utf-8")
+    found, errors = parse(folders)
+    assert errors == {}
+    dag = found[f"{NAME}.maintain"]
+    assert dag.schedule == "30 0 * * *"
+    assert [task.task_id for task in dag.tasks] == ["remove_old_answers"]
+
+
 @pytest.mark.parametrize(
     ("kind", "stages"), [("ingest", INGEST), ("train", (*INGEST, *TRAIN)), ("monitor", (*INGEST, "monitor"))]
 )

@@ -48,6 +48,12 @@ def entity_key(folder: Path, environ: Mapping[str, str], announce: Callable[[str
     return made
 
 
+def known_keys(folder: Path, environ: Mapping[str, str]) -> list[bytes]:
+    """Return the secrets that a log's entities may have been hashed with, as far as they are known here; none is made."""
+    given, kept = environ.get(HASH_KEY), folder / KEY_FILE
+    return [*([given.encode()] if given else []), *([kept.read_bytes()] if kept.is_file() else [])]
+
+
 def _kept_key(folder: Path) -> bytes:
     """Return the key of a folder; the first of several servers makes it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlops_tasks.core.request_log import segment_key
+from mlops_tasks.core.erasure import erase_from, read_erasures, remaining
+from mlops_tasks.core.request_log import erased_key, segment_key
 from mlops_tasks.errors import StoreUnavailable
 from mlops_tasks.serving.recording.frames import UnknownFormat
 from mlops_tasks.serving.recording.segments import DAMAGED, claimed, segments, sweep
@@ -22,9 +24,10 @@ from mlops_tasks.serving.recording.windows import read_segment, to_parquet
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from mlops_tasks.core.erasure import Erasure
     from mlops_tasks.ports import ArtifactStore
     from mlops_tasks.serving.recording.windows import Contents
 
@@ -48,6 +51,7 @@ class Shipper:
     def __init__(self, folder: Path, name: str, store: ArtifactStore, announce: Callable[[str], None] = log.warning) -> None:
         self._folder, self._name, self._store, self._announce = folder, name, store, announce
         self._said: set[str] = set()
+        self._known: dict[str, Erasure] = {}
 
     def ship(self) -> Shipped:
         """Ship every segment that is finished now and that nobody else ships.
@@ -94,7 +98,9 @@ class Shipper:
         except UnknownFormat as error:
             self._say(path.name, f"{path} {error}")
             return
-        kept = [self._store_day(segment_key(self._name, day, path.stem), table) for day, table in contents.days.items()]
+        days = {segment_key(self._name, day, path.stem): table for day, table in contents.days.items()}
+        kept = [self._store_day(key, rows) for key, rows in self._unerased(days).items()]
+        self._erase_again(days)
         self._set_aside(path, contents)
         if not all(kept):
             path.rename(self._aside() / path.name)
@@ -104,6 +110,32 @@ class Shipper:
         done.segments += 1
         done.records += contents.records
         done.damaged += len(contents.damaged)
+
+    def _unerased(self, days: dict[str, pa.Table]) -> dict[str, pa.Table]:
+        """Return what no erasure takes away; what was stored and erased before this process was killed is not stored again."""
+        erasures = self._erasures()
+        if not erasures:
+            return days
+        left = {key: remaining(rows, erasures) for key, rows in days.items() if not self._was_erased(key)}
+        return {key: rows for key, rows in left.items() if rows.num_rows}
+
+    def _erase_again(self, keys: Iterable[str]) -> None:
+        """Apply erasures that were written down while rows were being stored: they may have looked before these were there."""
+        known = set(self._known)
+        erasures = self._erasures()
+        if set(self._known) != known:
+            for key in keys:
+                erase_from(self._store, self._name, key, erasures)
+
+    def _erasures(self) -> list[Erasure]:
+        self._known = read_erasures(self._store, self._name, self._known)
+        return list(self._known.values())
+
+    def _was_erased(self, key: str) -> bool:
+        """Tell whether a file was stored before and something of it erased, now if not yet."""
+        with suppress(pa.ArrowInvalid, OSError):  # it is damaged, which `_store_day` says
+            erase_from(self._store, self._name, key, list(self._known.values()))
+        return next(iter(self._store.list(erased_key(key, "").removesuffix(".parquet"))), None) is not None
 
     def _store_day(self, key: str, table: pa.Table) -> bool:
         """Put rows under a key that nothing else has; tell whether they are there."""
