@@ -125,12 +125,21 @@ def require_rows(rows: dict[str, int]) -> int:
 
 def numbers(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
     """Return F columns of N numbers as float32 [N, F], checked and converted in one go; beyond float32 is infinite."""
-    if any(isinstance(column, np.ndarray) for column in block):
+    if np.ndarray in set(map(type, block)):
         return _numbers_by_column(names, block)
     if not _NUMBERS.issuperset(map(type, chain.from_iterable(block))):
         _refuse_cell(names, block, _NUMBERS, "a number")
     with np.errstate(over="ignore"):
         return np.array(block, dtype=np.float64).T.astype(np.float32, order="C")
+
+
+def number_rows(names: Sequence[str], cells: Values) -> npt.NDArray[np.float32]:
+    """Return F x N numbers, given row by row, as float32 [N, F]."""
+    width = len(names)
+    if isinstance(cells, np.ndarray) or not _NUMBERS.issuperset(map(type, cells)):
+        return numbers(names, [cells[at::width] for at in range(width)])  # which names the cell that is wrong
+    with np.errstate(over="ignore"):
+        return np.array(cells, dtype=np.float64).astype(np.float32).reshape(-1, width)
 
 
 def _numbers_by_column(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
@@ -149,6 +158,14 @@ def texts(names: Sequence[str], block: Sequence[Values], layout: Layout) -> npt.
     if not _TEXTS.issuperset(map(type, cells)):
         _refuse_cell(names, listed, _TEXTS, "a text")
     return np.ascontiguousarray(category_texts(cells, layout.null_token).reshape(len(block), -1).T)
+
+
+def text_rows(names: Sequence[str], cells: Values, layout: Layout) -> npt.NDArray[np.object_]:
+    """Return F x N texts, given row by row, as objects [N, F]."""
+    width = len(names)
+    if isinstance(cells, np.ndarray) or not _TEXTS.issuperset(map(type, cells)):
+        return texts(names, [cells[at::width] for at in range(width)], layout)  # likewise
+    return category_texts(cells, layout.null_token).reshape(-1, width)
 
 
 def _refuse_cell(names: Sequence[str], block: Sequence[Values], allowed: frozenset[type], wanted: str) -> NoReturn:

@@ -83,7 +83,7 @@ def outputs_of(scores: npt.NDArray[np.float32], signature: ModelSignature) -> li
     ]
     if _gives_labels(signature):
         chosen = scores.argmax(axis=1) if signature.task == "multiclass" else scores >= (signature.threshold or 0.0)
-        labels = [signature.classes[int(at)] for at in chosen]
+        labels = [signature.classes[at] for at in chosen.tolist()]
         outputs.append({"name": "label", "shape": [len(labels)], "datatype": "BYTES", "data": labels})
     return outputs
 

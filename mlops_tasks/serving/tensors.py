@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import orjson
 
 from mlops_tasks.serving.binary import DTYPES, BinaryReader
-from mlops_tasks.serving.decoding import TENSORS, BadRequest, columns_to_arrays, numbers, require_rows, texts
+from mlops_tasks.serving.decoding import TENSORS, BadRequest, columns_to_arrays, number_rows, require_rows, text_rows
 
 if TYPE_CHECKING:
     from mlops_tasks.serving.decoding import Arrays, Layout, Values
@@ -53,7 +52,7 @@ def decode_tensors(body: dict[str, Any], layout: Layout, binary: memoryview = NO
     if layout.whole and cells.keys() <= TENSORS:
         return whole_tensors(cells, layout)
     for name, (shape, _) in cells.items():
-        if len(shape) not in {1, 2} or shape[1:] not in ([], [1]):
+        if len(shape) > 1 and shape[1:] != [1]:  # most have one dimension
             msg = f"inputs: tensor {name!r} must have shape [rows] or [rows, 1], got {shape}"
             raise BadRequest(msg)
     return columns_to_arrays({name: data for name, (_, data) in cells.items()}, layout)
@@ -65,14 +64,9 @@ def _read_tensor(tensor: object, layout: Layout, reader: BinaryReader) -> tuple[
         msg = "inputs: each tensor must be an object with name, shape, datatype and data"
         raise BadRequest(msg)
     name, shape, datatype = tensor["name"], tensor.get("shape"), tensor.get("datatype")
-    _check_datatype(name, datatype, layout)
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
-        msg = f"inputs: tensor {name!r} needs a shape such as [1], got {_shown(shape)}"
-        raise BadRequest(msg)
-    if len(shape) > MAX_DIMENSIONS:
-        msg = f"inputs: tensor {name!r} must have shape [rows] or [rows, columns], got {len(shape)} dimensions"
-        raise BadRequest(msg)
-    count = math.prod(shape)
+    if type(datatype) is not str or datatype not in DTYPES:
+        _check_datatype(name, datatype, layout)
+    count = _count(name, shape)
     parameters = tensor.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         msg = f"inputs: tensor {name!r}: parameters must be an object, or be left out"
@@ -83,6 +77,26 @@ def _read_tensor(tensor: object, layout: Layout, reader: BinaryReader) -> tuple[
     if datatype in INTEGERS:
         _require_integers(name, str(datatype), flat)
     return name, shape, flat
+
+
+def _count(name: str, shape: object) -> int:
+    """Return how many values a shape is."""
+    if not isinstance(shape, list) or not shape:
+        _refuse_shape(name, shape)
+    if len(shape) > MAX_DIMENSIONS:
+        msg = f"inputs: tensor {name!r} must have shape [rows] or [rows, columns], got {len(shape)} dimensions"
+        raise BadRequest(msg)
+    count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            _refuse_shape(name, shape)
+        count *= size
+    return count
+
+
+def _refuse_shape(name: str, shape: object) -> NoReturn:
+    msg = f"inputs: tensor {name!r} needs a shape such as [1], got {_shown(shape)}"
+    raise BadRequest(msg)
 
 
 def _listed(name: str, shape: list[int], data: object, count: int) -> list[Any]:
@@ -144,15 +158,14 @@ def whole_tensors(cells: dict[str, tuple[list[int], Values]], layout: Layout) ->
 
 
 def _blocks(layout: Layout, flat: dict[str, Values]) -> Arrays:
-    """Cut the two tensors' flat values into columns, so that messages name column and row."""
+    """Lay out the two tensors' flat values."""
     numeric = categorical = None
     if layout.numeric:
-        width, cells = len(layout.numeric), flat["numeric"]
+        cells = flat["numeric"]
         if isinstance(cells, np.ndarray) and cells.dtype == np.float32:
-            numeric = np.require(cells.reshape(-1, width), requirements=["ALIGNED", "C_CONTIGUOUS"])
+            numeric = np.require(cells.reshape(-1, len(layout.numeric)), requirements=["ALIGNED", "C_CONTIGUOUS"])
         else:
-            numeric = numbers(layout.numeric, [cells[at::width] for at in range(width)])
+            numeric = number_rows(layout.numeric, cells)
     if layout.categorical:
-        width, cells = len(layout.categorical), flat["categorical"]
-        categorical = texts(layout.categorical, [cells[at::width] for at in range(width)], layout)
+        categorical = text_rows(layout.categorical, flat["categorical"], layout)
     return numeric, categorical
