@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,6 +18,7 @@ from benchmarks.measuring import BenchmarkError
 
 ANSWER_S = 30
 HEAD_END, LENGTH = b"\r\n\r\n", b"content-length:"
+JSON = {"content-type": "application/json"}
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Throughput:
     per_s: float
     p50_ms: float
     p99_ms: float
+    most_ms: float
+    answers: int
 
 
 class Client(asyncio.Protocol):
@@ -83,10 +87,10 @@ class Client(asyncio.Protocol):
         self._send()
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path: str, body: bytes, headers: Mapping[str, str] = JSON) -> bytes:
     """Return the bytes of a request that keeps its connection."""
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {path} HTTP/1.1\r\nhost: bench\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def drive(port: int, request: bytes, *, clients: int, requests: int, seconds: float) -> Throughput:
@@ -107,5 +111,5 @@ def drive(port: int, request: bytes, *, clients: int, requests: int, seconds: fl
         took = runner.run(run())
     if load.failure:
         raise BenchmarkError(load.failure)
-    p50, p99 = np.percentile(load.latencies_s, [50, 99]) * 1000
-    return Throughput(len(load.latencies_s) / took, float(p50), float(p99))
+    p50, p99, most = (float(value) for value in np.percentile(load.latencies_s, [50, 99, 100]) * 1000)
+    return Throughput(len(load.latencies_s) / took, p50, p99, most, len(load.latencies_s))
