@@ -110,6 +110,7 @@ def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> 
         performance=_seen(store, watching, f"performance/{version}", since),
         requests=requests,
         outcomes={found.number: found for found in _records(store, f"{name}/retraining/outcomes/", RetrainOutcome)},
+        label_delay=pipeline.snapshot.label_delay,
         resumed_after=max((found.after for found in resumed), default=0),
     )
 
@@ -118,7 +119,8 @@ def _first_that_matters(pipeline: PipelineSpec, champion: Deployment, requests: 
     """Return from when on windows can still be part of a row of alarms that no training has answered."""
     start = champion.training.end
     if requests:
-        start = max(start, max(request.as_of for request in requests) - MOST_WINDOW * pipeline.monitor.alarms.of)
+        slack = MOST_WINDOW * pipeline.monitor.alarms.of + pipeline.snapshot.label_delay
+        start = max(start, max(request.as_of for request in requests) - slack)
     return start
 
 

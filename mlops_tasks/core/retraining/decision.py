@@ -54,6 +54,8 @@ class State:
     requests: Sequence[RetrainRequest] = ()
     """All ever, by number."""
     outcomes: Mapping[int, RetrainOutcome] = field(default_factory=dict)
+    label_delay: timedelta = timedelta(0)
+    """How long after an event its label is known: a training knows none that are younger."""
     resumed_after: int = 0
     """The number of the latest request when somebody last let trainings go on."""
 
@@ -98,13 +100,14 @@ def decide(spec: RetrainSpec, state: State, *, at_least: int, of: int) -> Decisi
 def find_causes(spec: RetrainSpec, state: State, *, at_least: int, of: int) -> tuple[Cause, ...]:
     """Return what asks for a training, rows of alarms first."""
     causes: list[Cause | None] = []
-    alarms: list[tuple[Kind, bool, Sequence[Seen]]] = [
-        ("drift", spec.drift, state.drift),
-        ("performance", spec.performance, state.performance),
+    alarms: list[tuple[Kind, bool, Sequence[Seen], timedelta]] = [
+        ("drift", spec.drift, state.drift, timedelta(0)),
+        ("performance", spec.performance, state.performance, state.label_delay),
     ]
-    for kind, wanted, seen in alarms:
+    for kind, wanted, seen, delay in alarms:
         if wanted:
-            causes.append(_alarmed(kind, state, alarmed_rows(_counting(seen, state), at_least=at_least, of=of)))
+            rows = alarmed_rows(_counting(seen, state), at_least=at_least, of=of)
+            causes.append(_alarmed(kind, state, rows, delay))
     causes += [_aged(spec, state), _grown(spec, state)]
     return tuple(cause for cause in causes if cause is not None)
 
@@ -145,9 +148,9 @@ def _counting(seen: Iterable[Seen], state: State) -> list[Seen]:
     ]
 
 
-def _alarmed(kind: Kind, state: State, rows: Sequence[tuple[Seen, ...]]) -> Cause | None:
-    """Return the newest row of alarms as a cause, unless a training was asked for since."""
-    answered = max((r.as_of for r in state.requests), default=None)
+def _alarmed(kind: Kind, state: State, rows: Sequence[tuple[Seen, ...]], delay: timedelta) -> Cause | None:
+    """Return the newest row of alarms as a cause, unless a training was asked for that knew what was `delay` old."""
+    answered = max((r.as_of - delay for r in state.requests), default=None)
     open_rows = [row for row in rows if answered is None or row[-1].window.end > answered]
     if not open_rows:
         return None

@@ -134,6 +134,14 @@ def test_a_worse_error_asks_too() -> None:
     assert judged(current, SPEC.model_copy(update={"performance": False})).action == "none"
 
 
+def test_a_worse_error_that_a_training_could_not_know_of_asks_again() -> None:
+    errors = [seen(day) for day in (8, 9)]
+    calm = [seen(day, alarm=False) for day in range(21)]
+    current = replace(state(calm, requests=[asked(1, 10)], ends=[ended(1)]), performance=errors)
+    assert judged(current).action == "none"
+    assert judged(replace(current, label_delay=3 * DAY)).action == "train"
+
+
 def test_age_asks_in_event_time() -> None:
     current = state([seen(29, alarm=False)])
     spec = SPEC.model_copy(update={"max_age": 30 * DAY})
