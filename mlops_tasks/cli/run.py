@@ -16,6 +16,7 @@ from mlops_tasks.errors import ModelRejected, PipelineError
 from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import BY_NAME, INGEST, TRAIN
 from mlops_tasks.runner import Handle, Invocation, Outcome, Runner
+from mlops_tasks.runner.past import HANDED_ON_AS
 
 if TYPE_CHECKING:
     import argparse
@@ -83,7 +84,7 @@ class _Loop:
         started = time.perf_counter()
         outcome = self._runner.invoke(invocation)
         seconds = round(time.perf_counter() - started, 2)
-        self._handles[_HANDED_ON_AS[name]] = outcome.handle
+        self._handles[HANDED_ON_AS[name]] = outcome.handle
         self._outcomes[name] = outcome
         self._stages[name] = {"computed": outcome.computed, "cached": outcome.cached, "note": outcome.note, "seconds": seconds}
         self._runner.adapters.progress.note(f"{name:<13} {outcome.note} ({seconds:.1f} s)")
@@ -138,15 +139,3 @@ def _load_ahead(tracking_uri: str) -> None:
 
 WAITING = "preprocess"
 """The stage whose work another process does."""
-
-_HANDED_ON_AS = {
-    "collect": "raw",
-    "validate_raw": "raw",
-    "preprocess": "features",
-    "validate": "features",
-    "snapshot": "dataset",
-    "train": "candidate",
-    "evaluate": "verdict",
-    "deploy": "deployment",
-}
-"""Under which parameter name the next stages take a stage's result."""
