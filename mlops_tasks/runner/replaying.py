@@ -69,6 +69,7 @@ def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features:
                 performance=watcher.performance(serving, now),
                 requests=tuple(requests),
                 outcomes=dict(outcomes),
+                label_delay=pipeline.snapshot.label_delay,
             )
             _count(found, state, window)
             decision = review(pipeline, state)
