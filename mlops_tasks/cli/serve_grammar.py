@@ -49,7 +49,7 @@ BOUNDS = (
     Bound("--max-waiting", 1024, 0, 1_000_000, "requests that wait for a swap; more get 503", "N"),
     Bound("--max-waiting-size", 64, 1, 1_000_000, "of their bodies together", "MB"),
     Bound("--max-body", 32, 1, 2047, "largest request; a larger one gets 413", "MB"),
-    Bound("--max-bodies", 512, 1, 1_000_000, "of the bodies of all requests under way; who sends more gets 503", "MB"),
+    Bound("--max-bodies", 256, 1, 1_000_000, "of the bodies of all requests under way; who sends more gets 503", "MB"),
     Bound("--max-requests", 2048, 1, 1_000_000, "requests under way; more get 503", "N"),
     Bound("--max-connections", 4096, 1, 1_000_000, "open connections; more get 503 and are closed", "N"),
     Bound("--header-timeout", 10.0, 0.1, 3600, "within which a request's head must come, and a TLS handshake end"),

@@ -87,7 +87,7 @@ def serve(
             parts.prepare = prepare
             app = _guard(Exposition(make_app(parts), metrics), settings, tokens, tracer)
             _announce_address(pipeline.name, listener, settings, say)
-            _allow_files(settings, say)
+            allow_files(settings.max_connections, say)
 
             def drain() -> None:
                 slot.draining = True
@@ -180,15 +180,15 @@ def _certificates(settings: ServeSettings) -> Certificates | None:
     return Certificates(settings.tls_cert, settings.tls_key)
 
 
-def _allow_files(settings: ServeSettings, say: Callable[[str], None]) -> None:
+def allow_files(connections: int, say: Callable[[str], None]) -> None:
     """Let the process open as many files as it may have connections, and some for itself; or say that it can't."""
-    wanted = settings.max_connections + FILES
+    wanted = connections + FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         able = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (able, hard))
         if able < wanted:
-            say(f"at most {able} files may be open, so fewer than {settings.max_connections} connections: raise `ulimit -n`")
+            say(f"at most {able} files may be open, so fewer than {connections} connections: raise `ulimit -n`")
 
 
 def _announce_address(name: str, listener: socket.socket, settings: ServeSettings, say: Callable[[str], None]) -> None:

@@ -38,7 +38,7 @@ class ServeSettings:
     """How much waits while a model is replaced in its only slot."""
     max_body_bytes: int = 32 << 20
     """Larger requests are refused."""
-    max_bodies_bytes: int = 512 << 20
+    max_bodies_bytes: int = 256 << 20
     """Of all requests that are not answered, together; who sends more is told to come again."""
     max_requests: int = 2048
     """More at the same time are told to come again."""
