@@ -51,6 +51,11 @@ def test_a_second_call_finds_them(world: World) -> None:
     assert [(item["version"], item["cached"]) for item in done] == [(1, True), (2, True), (3, True)]
 
 
+def test_all_windows_are_brought_in_at_once(world: World) -> None:
+    make(world)
+    assert [name for name, _ in world.calls].count("preprocess") == 1
+
+
 def test_one_that_is_refused_is_told_and_the_next_is_made(world: World) -> None:
     world.fails["deploy"] = ModelRejected("it did not pass its gate")
     done, told = make(world)
