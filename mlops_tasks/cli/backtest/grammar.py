@@ -29,12 +29,32 @@ def _add_drift(kinds: Commands) -> None:
         "drift",
         "Measure the monitor on history: how often it alarms falsely, how soon it sees a shift.",
         "mlops backtest drift nyc_flights",
-        "mlops backtest drift nyc_flights --start 2013-07-01 --end 2014-01-01 --set monitor.false_alarm_rate=0.01",
+        "mlops backtest drift nyc_flights --start 2013-07-01 --end 2013-12-31 --set monitor.false_alarm_rate=0.01",
+        "mlops backtest drift nyc_flights --shift distance:scaled:1.609 --shift carrier:renamed:0.5",
     )
     command.set_defaults(module="backtest.drift")
     add_name(command)
-    command.add_argument("--start", metavar="DATE", help="first window that is judged (default: the first after the history)")
+    command.add_argument("--start", metavar="DATE", help="first window that is judged (default: the first after the training)")
     command.add_argument("--end", metavar="DATE", help="last window's end, not included itself (default: all there is)")
+    command.add_argument(
+        "--shift",
+        action="append",
+        default=[],
+        metavar="COLUMN:KIND:SIZE",
+        dest="shifts",
+        help="a change that is put in: `scaled` times SIZE, `moved` by SIZE standard deviations, `missing` a share of SIZE, "
+        "`renamed` a share of the most frequent category (default: several of every column that decides)",
+    )
+    command.add_argument("--starts", type=int, default=3, metavar="N", help="windows with which a shift begins (default 3)")
+    command.add_argument("--horizon", type=int, default=4, metavar="N", help="windows in which it may be seen (default 4)")
+    command.add_argument(
+        "--tolerate",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of clean windows that may complete a row of alarms, for the proposed rate (default 0.01)",
+    )
+    command.add_argument("--output", metavar="FILE", help="where the HTML goes (default: NAME/backtests/ in the store)")
     add_overrides(command)
 
 

@@ -19,9 +19,10 @@ from mlops_tasks.core.drift.keeping import Records, acknowledged_windows, open_r
 from mlops_tasks.core.drift.looking import Lookout
 from mlops_tasks.core.drift.records import Acknowledgement, WindowRecord
 from mlops_tasks.core.drift.scoring import Calibration, ColumnScore, WindowScore, calibrate, score_window
-from mlops_tasks.core.drift.settling import Judged, settle
+from mlops_tasks.core.drift.settling import YEAR, Judged, settle
 
 __all__ = [
+    "YEAR",
     "Acknowledgement",
     "Baseline",
     "Calibration",

@@ -18,12 +18,12 @@ from mlops_tasks.core.sketches import add_prediction, sketch_parts
 from mlops_tasks.errors import DataRejected, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mlops_tasks.artifacts import Deployment, FileRef, ValidFeatures, Window
     from mlops_tasks.core.scoring import Scorer
-    from mlops_tasks.core.sketches import Reference
+    from mlops_tasks.core.sketches import Reference, Sketches
     from mlops_tasks.ports import Ports
     from mlops_tasks.specs import MonitorSpec
 
@@ -79,8 +79,14 @@ class Lookout:
             if version != self._deployment.version:
                 yield name.removesuffix(".json"), f"{prefix}{version}/{name}"
 
+    def sketch(self, table: FileRef, window: Window, change: Callable[[pa.Table], pa.Table] | None = None) -> Sketches:
+        """Sketch a window's rows, changed first if that is asked for. Raises: DataRejected: a column is unfit."""
+        parts = self._parts(table)
+        changed = parts if change is None else map(change, parts)
+        return sketch_parts((self._scored(part, window) for part in changed), self._reference, window.label)
+
     def _sketched(self, window: Window, features: str, table: FileRef, intent: str) -> WindowRecord:
-        sketch = sketch_parts(self._parts(table, window), self._reference, window.label)
+        sketch = self.sketch(table, window)
         text = json.dumps(sketch.to_json(), separators=(",", ":"))
         with self._ports.store.staging() as folder:
             path = folder / "sketch.json"
@@ -102,8 +108,8 @@ class Lookout:
             }
         )
 
-    def _parts(self, table: FileRef, window: Window) -> Iterator[pa.Table]:
-        """Yield a window's rows in parts, at least one, with what the model gives them; only what is compared is read."""
+    def _parts(self, table: FileRef) -> Iterator[pa.Table]:
+        """Yield a window's rows in parts, at least one; only what is compared is read."""
         file = pq.ParquetFile(self._ports.store.open_local(table))
         present = [name for name in self._reference.layouts if name in file.schema_arrow.names]
         schema = pa.schema([file.schema_arrow.field(name) for name in present])
@@ -111,13 +117,13 @@ class Lookout:
         empty = True
         for batch in batches:
             empty = False
-            yield self._scored(pa.Table.from_batches([batch]), window)
+            yield pa.Table.from_batches([batch])
         if empty:
             yield schema.empty_table()
 
     def _scored(self, rows: pa.Table, window: Window) -> pa.Table:
         name, scorer = self._reference.prediction, self._scorer
-        if name is None or scorer is None:
+        if name is None or scorer is None or not rows.num_rows:
             return rows
         wanted = {*scorer.signature.numeric, *scorer.signature.categorical}
         if not wanted <= set(rows.column_names):

@@ -1,6 +1,7 @@
 """One window's comparison with what is known to words, JSON and a self-contained HTML page."""
 
+from mlops_tasks.core.drift_report.backtest_page import render_backtest
 from mlops_tasks.core.drift_report.comparison import Comparison, describe_drift, say_judged
 from mlops_tasks.core.drift_report.page import render_drift
 
-__all__ = ["Comparison", "describe_drift", "render_drift", "say_judged"]
+__all__ = ["Comparison", "describe_drift", "render_backtest", "render_drift", "say_judged"]

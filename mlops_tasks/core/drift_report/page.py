@@ -28,7 +28,7 @@ WORDS = {"ok": "Like the training data", "alarm": "Drift", "warming_up": "Warmin
 def render_drift(comparison: Comparison) -> str:
     """Return the page of one window; the same comparison gives the same bytes."""
     score, reference = comparison.score, comparison.reference
-    page: str = _template().render(
+    page: str = open_template("drift.html.j2").render(
         comparison=comparison,
         score=score,
         word=WORDS[score.status],
@@ -45,7 +45,8 @@ def render_drift(comparison: Comparison) -> str:
 
 
 @cache
-def _template() -> Template:
+def open_template(name: str) -> Template:
+    """Load one of this package's templates."""
     environment = Environment(
         loader=PackageLoader("mlops_tasks.core.drift_report"),
         autoescape=True,
@@ -55,7 +56,7 @@ def _template() -> Template:
     )
     environment.filters["percent"] = lambda share: f"{share:+.1%}" if round(share, 3) else "0"
     environment.filters["period"] = _period
-    return environment.get_template("drift.html.j2")
+    return environment.get_template(name)
 
 
 def _period(window: Window) -> str:

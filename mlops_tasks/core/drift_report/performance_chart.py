@@ -6,70 +6,114 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from mlops_tasks.core.drift_report.charts import BOTTOM, LEFT, RIGHT, TOP, WIDE, draw_axis_y, draw_text, make_svg, ticks
+from mlops_tasks.core.drift_report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDE,
+    WIDTH,
+    draw_axis_y,
+    draw_text,
+    make_svg,
+    ticks,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mlops_tasks.core.performance import PerformanceRecord
-    from mlops_tasks.core.window_errors import WindowError
+    from mlops_tasks.core.window_errors import Kind, WindowError
 
-TALL = 250
-ESTIMATED = "log_loss"
-"""The estimated metric that is the error itself."""
+ESTIMATED: dict[Kind, str] = {"error": "log_loss", "ranking": "roc_auc"}
+"""Measure -> the metric that estimates it without labels."""
 MARGIN = 0.08
 
 
-def draw_performance(held_out: Sequence[WindowError], records: Sequence[PerformanceRecord]) -> Markup:
-    """Draw the error of each held-out window and each watched one, its estimate and what it must exceed to alarm.
+def draw_performance(held_out: Sequence[WindowError], records: Sequence[PerformanceRecord], kind: Kind) -> Markup:
+    """Draw a measure of each held-out window and each watched one, its estimate and what it must exceed to alarm.
 
     Args:
         held_out: what is ordinary, grey.
         records: watched windows in order of time; the last one is the report's own.
+        kind: the measure; the ranking is drawn as the ROC AUC.
 
     """
-    low, high = _range(held_out, records)
+    past = [(e.window, e.measures[kind].mean) for e in held_out if kind in e.measures]
+    low, high = _range([value for _, value in past], records, kind)
     if not high > low:
         return Markup("")
-    count = len(held_out) + len(records) + 1
-    step = (WIDE - RIGHT - LEFT - 24) / max(count - 1, 1)
+    width = WIDE if kind == "error" else WIDTH
+    step = (width - RIGHT - LEFT - 24) / max(len(past) + len(records), 1)
 
     def at_x(at: int) -> float:
         return LEFT + 12 + at * step
 
     def at_y(value: float) -> float:
-        return TOP + (TALL - TOP - BOTTOM) * (1 - (value - low) / (high - low))
+        share = (value - low) / (high - low)
+        return TOP + (HEIGHT - TOP - BOTTOM) * (share if kind == "ranking" else 1 - share)
 
-    parts = [draw_axis_y(ticks(low, high), at_y, WIDE, "g")]
-    parts += [_dot("past", at_x(at), at_y(e.mean), 3, f"{e.window}: {e.mean:.4g}, held out") for at, e in enumerate(held_out)]
-    first = len(held_out) + 1
-    parts.append(_limit([(at_x(first + at), at_y(r.highest)) for at, r in enumerate(records) if r.highest is not None], step))
+    def show(value: float) -> str:
+        return f"{1 - value if kind == 'ranking' else value:.4g}"
+
+    parts = [_axis(low, high, at_y, width, kind)]
+    parts += [_dot("past", at_x(at), at_y(v), 3, f"{label}: {show(v)}, held out") for at, (label, v) in enumerate(past)]
+    first = len(past) + 1
+    parts.append(_limit([(at_x(first + at), at_y(r.highest[kind])) for at, r in enumerate(records) if kind in r.highest], step))
     for at, record in enumerate(records):
-        x, label, last = at_x(first + at), record.window.label, record is records[-1]
-        if ESTIMATED in record.estimated:
-            value = record.estimated[ESTIMATED]
-            parts.append(_dot("estimate", x, at_y(value), 4, f"{label}: {value:.4g}, estimated without labels"))
-        if record.error is not None and record.status != "awaiting_labels":
-            kind = "alarm" if record.status == "alarm" else "now"
-            parts.append(_dot(kind, x, at_y(record.error.mean), 6 if last else 3.5, f"{label}: {record.error.mean:.4g}"))
-    if held_out:
-        parts.append(draw_text(at_x(0), TALL - 8, held_out[0].window, "tick", "start"))
-    parts.append(draw_text(at_x(first), TALL - 8, records[0].window.label, "tick", "middle"))
-    if len(records) > 1:
-        parts.append(draw_text(WIDE - RIGHT, TALL - 8, records[-1].window.label, "now-text", "end"))
-    return make_svg(WIDE, TALL, parts, "Error by window: held out, watched, estimated without labels, and the alarm's limit")
+        parts += _window(record, kind, at_x(first + at), at_y, show, last=record is records[-1])
+    parts += _names([label for label, _ in past], records, at_x, width)
+    return make_svg(width, HEIGHT, parts, "By window: held out, watched, estimated without labels, and the alarm's limit")
 
 
-def _range(held_out: Sequence[WindowError], records: Sequence[PerformanceRecord]) -> tuple[float, float]:
-    values = [error.mean for error in held_out]
+def _axis(low: float, high: float, at_y: Callable[[float], float], width: int, kind: Kind) -> str:
+    if kind != "ranking":
+        return draw_axis_y(ticks(low, high), at_y, width, "g")
+    return draw_axis_y(ticks(1 - high, 1 - low), lambda auc: at_y(1 - auc), width, "g")
+
+
+def _window(
+    record: PerformanceRecord, kind: Kind, x: float, at_y: Callable[[float], float], show: Callable[[float], str], *, last: bool
+) -> list[str]:
+    """Draw one watched window: estimated, measured, or both."""
+    parts, label = [], record.window.label
+    estimate = _estimate(record, kind)
+    if estimate is not None:
+        parts.append(_dot("estimate", x, at_y(estimate), 4, f"{label}: {show(estimate)}, estimated without labels"))
+    if record.error is not None and kind in record.error.measures and record.status != "awaiting_labels":
+        value = record.error.measures[kind].mean
+        colour = "alarm" if record.status == "alarm" and value > record.highest.get(kind, value) else "now"
+        parts.append(_dot(colour, x, at_y(value), 6 if last else 3.5, f"{label}: {show(value)}"))
+    return parts
+
+
+def _names(past: Sequence[str], records: Sequence[PerformanceRecord], at_x: Callable[[int], float], width: int) -> list[str]:
+    """Write the labels of the first and the last windows."""
+    parts = [draw_text(at_x(0), HEIGHT - 8, past[0], "tick", "start")] if past else []
+    last = records[-1].window.label
+    if len(records) > len(past) / 3:  # else it would stand on the last one's name
+        parts.append(draw_text(at_x(len(past) + 1), HEIGHT - 8, records[0].window.label, "tick", "middle"))
+    return [*parts, draw_text(width - RIGHT, HEIGHT - 8, last, "now-text", "end")]
+
+
+def _estimate(record: PerformanceRecord, kind: Kind) -> float | None:
+    value = record.estimated.get(ESTIMATED.get(kind, ""))
+    return 1 - value if value is not None and kind == "ranking" else value
+
+
+def _range(values: list[float], records: Sequence[PerformanceRecord], kind: Kind) -> tuple[float, float]:
+    values = list(values)
     for record in records:
-        values += [record.error.mean] if record.error is not None else []
-        values += [record.highest] if record.highest is not None else []
-        values += [record.estimated[ESTIMATED]] if ESTIMATED in record.estimated else []
+        values += [record.error.measures[kind].mean] if record.error is not None and kind in record.error.measures else []
+        values += [record.highest[kind]] if kind in record.highest else []
+        estimate = _estimate(record, kind)
+        values += [estimate] if estimate is not None else []
     if not values:
         return 0.0, 0.0
     margin = MARGIN * (max(values) - min(values)) or abs(max(values)) or 1.0
-    return max(0.0, min(values) - margin), max(values) + margin
+    low = min(values) - margin
+    return low if kind == "excess" else max(0.0, low), max(values) + margin
 
 
 def _limit(points: Sequence[tuple[float, float]], step: float) -> str:

@@ -11,6 +11,7 @@ from mlops_tasks.core.performance.deciding import error_name
 
 if TYPE_CHECKING:
     from mlops_tasks.core.drift_report.comparison import Comparison
+    from mlops_tasks.core.window_errors import Kind
 
 WORDS = {
     "ok": "Performs as before",
@@ -20,6 +21,15 @@ WORDS = {
 }
 
 
+def _title(kind: Kind, error: str) -> str:
+    titles: dict[Kind, str] = {
+        "error": error.capitalize(),
+        "excess": "Log loss above what the scores promise",
+        "ranking": "ROC AUC",
+    }
+    return titles[kind]
+
+
 def describe_performance(comparison: Comparison) -> dict[str, Any] | None:
     """Return what the template shows; None where performance is not watched."""
     watched = comparison.performance
@@ -27,10 +37,13 @@ def describe_performance(comparison: Comparison) -> dict[str, Any] | None:
         return None
     records = watched.until(comparison.item.window.label)
     record, spec = records[-1], comparison.spec
+    shown: list[Kind] = list(watched.chart.measures) or ["error"]
     return {
         "record": record,
         "word": WORDS[record.status],
-        "chart": draw_performance(watched.held_out, records),
+        "charts": [
+            (_title(kind, error_name(watched.task)), draw_performance(watched.held_out, records, kind)) for kind in shown
+        ],
         "error": error_name(watched.task),
         "ordinary": watched.chart,
         "needed": needed_windows(spec),
