@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.adapters.s3_store import open_s3_store
 from mlops_tasks.adapters.sources import Sources
 from mlops_tasks.cli import main
+from mlops_tasks.core.erasure import Erasure, apply_erasures, write_down
 from mlops_tasks.errors import StoreUnavailable
 from mlops_tasks.serving.recording.segments import segments
 from mlops_tasks.serving.recording.shipper import Shipped, Shipper
@@ -227,6 +229,50 @@ def test_an_object_store_is_shipped_to_and_a_second_shipper_puts_nothing_anew(tm
     (batch,) = Sources(lambda: bucket).read(source, None)
     assert batch.column("price").to_pylist() == [1.5]
     assert Sources(lambda: bucket).latest(source) == batch.column("prediction_time")[0].as_py()
+
+
+def test_somebody_is_erased_from_an_object_store(tmp_path: Path, bucket: ArtifactStore) -> None:
+    log = make_log(tmp_path / "log")
+    for name in ("ann", "bob", "ann"):
+        log.record(answer(f"{name}{time.monotonic_ns()}", entity=name))
+    log.close()
+    Shipper(tmp_path / "log", "shop", bucket).ship()
+    (before,) = bucket.list("shop/requests/")
+    hashed = next(row["prediction_entity"] for row in stored(bucket) if row["prediction_id"].startswith("ann"))
+    write_down(bucket, "shop", Erasure(at=datetime.now(UTC) + timedelta(days=9999), entities=(hashed,)))
+    assert apply_erasures(bucket, "shop").rows == 2
+    assert [row["prediction_id"][:3] for row in stored(bucket)] == ["bob"]
+    (after,) = bucket.list("shop/requests/")
+    assert after.startswith(before.removesuffix(".parquet") + "~")
+
+
+@pytest.mark.slow
+def test_somebody_is_erased_while_the_server_logs_and_what_is_shipped_later_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(tmp_path, name="nyc_flights")
+    try:
+        for at in range(20):
+            for name in ("ann", "bob"):
+                told = httpx.post(
+                    f"{server.address}/invocations",
+                    json={"instances": ROWS[:1]},
+                    headers={"x-request-id": f"{name}{at}", "x-entity-key": name},
+                )
+                assert told.status_code == 200
+        for variable in ("MLOPS_REQUEST_LOG", "MLOPS_STORE"):
+            monkeypatch.setenv(variable, server.environ[variable])
+        monkeypatch.setenv("MLOPS_PIPELINES", str(ROOT / "dags" / "pipelines"))
+        monkeypatch.chdir(tmp_path)
+        assert main(["erase", "nyc_flights", "--entity", "ann", "--json"]) == 0
+        assert "1 wait in" in capsys.readouterr().out
+        server.process.terminate()
+        server.process.wait(60)
+    finally:
+        server.kill()
+    found = sorted(row["prediction_id"] for row in stored(LocalStore(tmp_path / "store"), "nyc_flights"))
+    assert found == sorted(f"bob{at}" for at in range(20))
+    assert segments(tmp_path / "requests" / "nyc_flights") == []
 
 
 def test_a_store_that_is_down_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
