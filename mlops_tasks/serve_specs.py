@@ -83,8 +83,9 @@ class ChallengerSpec(Frozen):
         return self
 
     def metric_for(self, task: Task) -> str:
-        """Return the metric by which models of a task are compared."""
-        return self.metric or TRIAL_METRICS[task][0]
+        """Return the metric by which models of a task are compared; who watches another pipeline's may name one of its own."""
+        known = TRIAL_METRICS[task]
+        return self.metric if self.metric in known else known[0]
 
 
 def check_challenger(spec: ChallengerSpec, task: Task, label: str, sources: Mapping[str, Mapping[str, str]]) -> None:

@@ -215,6 +215,14 @@ def test_one_whose_training_ends_with_the_champions_is_tried(wired: Any) -> None
     assert rollout.judge("shop", now=LATER, adapters=wired)["action"] == "wait"
 
 
+def test_one_of_another_task_is_withdrawn_since_answers_cannot_be_compared(wired: Any) -> None:
+    other = wired.registry.deployment("shop", 2)
+    schema = other.feature_schema.model_copy(update={"task": "regression"})
+    wired.registry.record(other.model_copy(update={"feature_schema": schema}))
+    judged = rollout.judge("shop", now=LATER, adapters=wired)
+    assert (judged["action"], judged["reason"][:48]) == ("withdraw", "its task is regression and the champion's binary")
+
+
 def test_one_trained_on_less_is_not_tried(wired: Any) -> None:
     wired.registry.retire("shop", "challenger", expected=2, reason="by hand", who="ada")
     older = deploy.run(DeploySpec(), make_verdict(wired.store, days=20, bias=0.7), ports=wired.ports)

@@ -102,7 +102,11 @@ def compare_in(spec: TriedSpec, model: str, window: Window, *, ports: Ports) -> 
             continue
         with suppress(KeyError):  # a version that was deleted since
             sides = ports.registry.deployment(model, trial.champion), ports.registry.deployment(model, trial.challenger)
-            seen = compare_trial(spec.challenger, sides, part, labels=spec.labels, store=ports.store, sources=ports.sources)
+            schema = sides[1].feature_schema
+            if sides[0].feature_schema.task != schema.task:
+                continue  # their answers can't be compared
+            labels = spec.labels if spec.labels and schema.label in spec.labels.columns else None
+            seen = compare_trial(spec.challenger, sides, part, labels=labels, store=ports.store, sources=ports.sources)
             found.append(Tried(trial, part, seen))
     return [tried for tried in found if tried.seen.challenger.requests]
 
@@ -152,7 +156,7 @@ def read_log(store: ArtifactStore, name: str, window: Window, versions: tuple[in
     """Return what two versions answered, and scored in shadow, in a window. Raises: StoreUnavailable."""
     tables, day = [], window.start.astimezone(UTC).date()
     while day <= window.end.astimezone(UTC).date():
-        for key in store.list(day_prefix(name, day)):
+        for key in day_keys(store, name, day):
             rows = pq.read_table(pa.BufferReader(_bytes_of(store, key)), columns=LOG_COLUMNS)
             start, end = (pa.scalar(edge, rows[TIME].type) for edge in (window.start, window.end))
             within = pc.and_(pc.greater_equal(rows[TIME], start), pc.less(rows[TIME], end))

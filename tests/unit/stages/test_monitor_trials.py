@@ -110,6 +110,13 @@ def test_a_window_without_a_trial_has_none(shop: Trying) -> None:
         assert "Champion and challenger" not in page
 
 
+def test_models_of_different_tasks_are_not_compared(shop: Trying) -> None:
+    other = shop.registry.deployment("shop", 1)
+    schema = other.feature_schema.model_copy(update={"task": "regression"})
+    shop.registry.record(other.model_copy(update={"feature_schema": schema}))
+    assert shop.report(DAY)[0]["trials"] == []
+
+
 def test_labels_come_from_the_source_that_the_trial_names(shop: Trying, tmp_path: Path) -> None:
     lines = [f"x{row['prediction_id']},{int(row['prediction_score'] >= 0.5)}" for row in rows(1, 600) + rows(2, 300)]
     (tmp_path / "outcomes.csv").write_text("\n".join([f"prediction_id,{SCHEMA.label}", *lines]), encoding="utf-8")
