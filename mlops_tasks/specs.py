@@ -281,7 +281,7 @@ class PerformanceSpec(Frozen):
     )
     min_labelled: int = Field(default=30, ge=2, description="fewest labelled rows of a window that is judged")
     effect_size: float = Field(
-        default=0.05, ge=0, description="least rise of the error (log loss, mean squared error) that matters, as a share of it"
+        default=0.05, ge=0, description="least rise that matters of log loss, 1 - ROC AUC or mean squared error, as a share of it"
     )
     max_ece: float = Field(
         default=0.05,

@@ -257,7 +257,7 @@ def monitor_day(home: Home, pipelines: Path, day: int) -> dict[str, int]:
         takes = [key for key in BY_NAME[name].consumes if key not in RESOLVED]
         inputs = {takes[0]: handle} if handle is not None else {}
         invocation = Invocation(
-            stage=name, pipeline="watching", run_id=f"day-{day}", intent="scheduled", inputs=inputs, now=START, **span
+            stage=name, pipeline="watching", run_id=f"day-{day}", intent="scheduled", inputs=inputs, now=span["end"], **span
         )
         outcome = runner.invoke(invocation)
         made[name], handle = outcome.computed, outcome.handle

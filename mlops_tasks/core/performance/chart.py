@@ -9,46 +9,69 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from mlops_tasks.core.metrics import Floats
-    from mlops_tasks.core.window_errors import WindowError
+    from mlops_tasks.core.window_errors import Kind, Moments, WindowError
     from mlops_tasks.specs import MonitorSpec
 
 SLACK = 1e-9
 """Keeps rounding from taking a window off a rank that it has exactly."""
+ENOUGH = 0.5
+"""Least share of the reference windows that must have a measure for it to be watched."""
+
+
+@dataclass(frozen=True)
+class Ordinary:
+    """What is ordinary of one measure."""
+
+    centre: float
+    """Its mean over all rows."""
+    between: float
+    """Variance of the windows' true values."""
+
+    def spread(self, moments: Moments, rows: int) -> float:
+        """Return the standard deviation of a window's value, by the window's own rows."""
+        return math.sqrt(max(self.between + moments.variance / rows, np.finfo(float).tiny))
 
 
 @dataclass(frozen=True)
 class Chart:
     """What is ordinary: the errors of windows that the model was not trained on."""
 
-    centre: float
-    """Mean error of all rows; NaN without windows."""
-    between: float
-    """Variance of the windows' true errors."""
-    within: float
-    """Variance of a row's loss within a window."""
+    measures: Mapping[Kind, Ordinary]
+    """Empty without windows."""
     windows: int
     limit: float
-    """A larger standardised error alarms; infinite while there are too few windows."""
+    """A larger standardised measure alarms; infinite while there are too few windows."""
 
     @property
     def warm(self) -> bool:
         """Whether there are windows enough for an alarm."""
         return math.isfinite(self.limit)
 
-    def spread(self, rows: int) -> float:
-        """Return the standard deviation of the error of a window with so many rows."""
-        return math.sqrt(max(self.between + self.within / rows, np.finfo(float).tiny))
+    @property
+    def centre(self) -> float:
+        """Mean error of all rows; NaN without windows."""
+        return self.measures["error"].centre if self.measures else math.nan
 
-    def standardise(self, error: WindowError) -> float:
-        """Return how many standard deviations above the centre a window's error lies."""
-        return (error.mean - self.centre) / self.spread(error.rows)
+    def standardise(self, error: WindowError) -> dict[Kind, float]:
+        """Return how many standard deviations above the centre each measure of a window lies."""
+        return {
+            kind: (error.measures[kind].mean - ordinary.centre) / ordinary.spread(error.measures[kind], error.rows)
+            for kind, ordinary in self.measures.items()
+            if kind in error.measures
+        }
 
-    def highest(self, rows: int, effect_size: float) -> float:
-        """Return the error that a window with so many rows must exceed to alarm."""
-        return max(self.centre + self.limit * self.spread(rows), self.centre * (1 + effect_size))
+    def highest(self, error: WindowError, spec: MonitorSpec, kind: Kind = "error") -> float:
+        """Return what a measure of a window must exceed to alarm."""
+        ordinary = self.measures[kind]
+        surprising = ordinary.centre + self.limit * ordinary.spread(error.measures[kind], error.rows)
+        return max(surprising, ordinary.centre + self.least_rise(kind, spec))
+
+    def least_rise(self, kind: Kind, spec: MonitorSpec) -> float:
+        """Return the least rise of a measure that matters."""
+        whole = self.measures["ranking" if kind == "ranking" else "error"].centre
+        return spec.performance.effect_size * whole
 
 
 def needed_windows(spec: MonitorSpec) -> int:
@@ -59,40 +82,54 @@ def needed_windows(spec: MonitorSpec) -> int:
 def calibrate_chart(reference: Sequence[WindowError], spec: MonitorSpec) -> Chart:
     """Learn what is ordinary from windows that the model was not trained on.
 
-    Windows differ by more than chance: the flights of a day share its weather. So a window's error varies by a variance
-    between windows plus a row's variance over the number of its rows, and small windows may vary more (a random-effects
-    chart: Spiegelhalter, Handling over-dispersion of performance indicators, Quality and Safety in Health Care 14, 2005; the
-    variance between by moments: DerSimonian and Laird, Meta-analysis in clinical trials, 1986). A window alarms when its
-    standardised error ranks among the top `false_alarm_rate` of the reference windows, each standardised by its own rows:
-    its rank is a conformal p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 2).
-    The rate is that over all calibrations, for windows that are exchangeable with those of the reference; under one
-    calibration with W windows the rate varies as a Beta(k, W + 1 - k) does, k the rank that alarms.
+    The error alone misses a model that has become useless in calm weeks, when little comes true: so the loss is watched as
+    it is and above what the scores themselves promise, and the ranking beside it. Windows differ by more than chance: the
+    flights of a day share its weather. So a measure varies by a variance between windows plus a row's variance over the
+    number of rows, and small windows may vary more (a random-effects chart: Spiegelhalter, Handling over-dispersion of
+    performance indicators, Quality and Safety in Health Care 14, 2005).
+
+    A window alarms when its largest standardised measure ranks among the top `false_alarm_rate` of the reference windows'
+    own (maxT: Westfall and Young, Resampling-Based Multiple Testing, 1993, chapter 2): its rank is a conformal p-value
+    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 2). The rate is that over all
+    calibrations, for windows that are exchangeable with those of the reference; under one calibration with W windows the
+    rate varies as a Beta(k, W + 1 - k) does, k the rank that alarms.
     """
-    if not reference:
-        return Chart(math.nan, 0.0, 0.0, 0, math.inf)
-    rows = np.array([item.rows for item in reference], dtype=np.float64)
-    means = np.array([item.mean for item in reference])
-    within = float((rows * [item.variance for item in reference]).sum() / rows.sum())
-    centre = float((rows * means).sum() / rows.sum())
-    chart = Chart(centre, _between(means, rows, within), within, len(reference), math.inf)
-    scores = np.sort([chart.standardise(item) for item in reference])[::-1]
+    chart = Chart(_measures(reference), len(reference), math.inf)
     allowed = math.floor(spec.false_alarm_rate * (len(reference) + 1) + SLACK) - 1
     if len(reference) < needed_windows(spec) or allowed < 0:
         return chart
-    return Chart(chart.centre, chart.between, chart.within, chart.windows, float(scores[allowed]))
+    maxima = np.sort([max(chart.standardise(item).values()) for item in reference])[::-1]
+    return Chart(chart.measures, chart.windows, float(maxima[allowed]))
 
 
-def is_worse(chart: Chart, error: WindowError, spec: MonitorSpec) -> bool:
-    """Tell whether a window's error is extraordinary and so much higher that it matters."""
-    effect = error.mean >= chart.centre * (1 + spec.performance.effect_size) and error.mean > chart.centre
-    return chart.warm and effect and chart.standardise(error) > chart.limit
+def find_worse(chart: Chart, error: WindowError, spec: MonitorSpec) -> list[Kind]:
+    """Return the measures of a window that are extraordinary and so much higher that it matters, the most surprising first."""
+    found = chart.standardise(error) if chart.warm else {}
+    rises = {kind: error.measures[kind].mean - chart.measures[kind].centre for kind in found}
+    worse = [kind for kind, z in found.items() if z > chart.limit and rises[kind] >= chart.least_rise(kind, spec) - SLACK]
+    return sorted((kind for kind in worse if rises[kind] > 0), key=lambda kind: -found[kind])
 
 
-def _between(means: Floats, rows: Floats, within: float) -> float:
-    """Estimate the variance of the windows' true errors: what they differ by beyond what their rows explain."""
-    if len(means) < 2 or within <= 0:  # noqa: PLR2004 - one window has no variance
-        return float(means.var(ddof=1)) if len(means) > 1 else 0.0
-    weights = rows / within
-    mean = (weights * means).sum() / weights.sum()
-    excess = (weights * (means - mean) ** 2).sum() - (len(means) - 1)
-    return max(0.0, float(excess / (weights.sum() - (weights**2).sum() / weights.sum())))
+def _measures(reference: Sequence[WindowError]) -> dict[Kind, Ordinary]:
+    if not reference:
+        return {}
+    kinds: tuple[Kind, ...] = ("error", "excess", "ranking")
+    having = {kind: [item for item in reference if kind in item.measures] for kind in kinds}
+    return {kind: _ordinary(items, kind) for kind, items in having.items() if len(items) > ENOUGH * len(reference)}
+
+
+def _ordinary(reference: Sequence[WindowError], kind: Kind) -> Ordinary:
+    """Estimate centre and variance between windows by moments, each window weighted by its rows.
+
+    DerSimonian and Kacker, Random-effects model for meta-analysis of clinical trials: an update, Contemporary Clinical
+    Trials 28, 2007, equation 6.
+    """
+    rows = np.array([item.rows for item in reference], dtype=np.float64)
+    means = np.array([item.measures[kind].mean for item in reference])
+    chance = np.array([item.measures[kind].variance for item in reference]) / rows
+    total = rows.sum()
+    centre = float((rows * means).sum() / total)
+    by_chance = (rows * chance).sum() - (rows**2 * chance).sum() / total
+    weight = total - (rows**2).sum() / total
+    between = ((rows * (means - centre) ** 2).sum() - by_chance) / weight if weight > 0 else 0.0
+    return Ordinary(centre, max(0.0, float(between)))

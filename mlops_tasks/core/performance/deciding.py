@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlops_tasks.core.performance.chart import is_worse, needed_windows
+from mlops_tasks.core.performance.chart import find_worse, needed_windows
 from mlops_tasks.durations import format_duration
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlops_tasks.artifacts import Task, Window
     from mlops_tasks.core.performance.chart import Chart
     from mlops_tasks.core.performance.records import Measured, PerformanceRecord, Status
-    from mlops_tasks.core.window_errors import WindowError
+    from mlops_tasks.core.window_errors import Kind, WindowError
     from mlops_tasks.specs import MonitorSpec
 
 
@@ -93,12 +93,24 @@ def decide_state(
         return "awaiting_labels", f"{where} {lacking}"
     if error is None:
         return "ok", f"{where} has no rows that the model answered: nothing to measure"
-    said = f"{where}: {error_name(task)} {error.mean:.4g}"
+    said = f"{error_name(task)} {error.mean:.4g}"
     if in_reference or not chart.warm:
         have = f"{chart.windows} windows of the {needed_windows(spec)} that an alarm needs"
-        return "warming_up", f"{said}; warming up, {have}"
-    highest = chart.highest(error.rows, spec.performance.effect_size)
-    if not is_worse(chart, error, spec):
-        return "ok", f"{said} is ordinary ({chart.centre:.4g} on the windows before, alarm above {highest:.4g})"
-    rise = f"{error.mean / chart.centre - 1:.0%} above" if chart.centre > 0 else "above"
-    return "alarm", f"{said} is {rise} the {chart.centre:.4g} of the windows before (alarm above {highest:.4g})"
+        return "warming_up", f"{where}: {said}; warming up, {have}"
+    worse = find_worse(chart, error, spec)
+    if not worse:
+        highest = chart.highest(error, spec)
+        return "ok", f"{where}: {said} is ordinary ({chart.centre:.4g} on the windows before, alarm above {highest:.4g})"
+    return "alarm", f"{where}: {'; '.join(_say_worse(kind, error, chart, spec, task) for kind in worse)}"
+
+
+def _say_worse(kind: Kind, error: WindowError, chart: Chart, spec: MonitorSpec, task: Task) -> str:
+    """Say of one measure how it was, is, and may be."""
+    now, then, limit = error.measures[kind].mean, chart.measures[kind].centre, chart.highest(error, spec, kind)
+    if kind == "ranking":
+        return f"ROC AUC {1 - now:.4g} is below the {1 - then:.4g} of the windows before (alarm below {1 - limit:.4g})"
+    if kind == "excess":
+        promised = f"log loss is {now:.4g} above what the scores promise"
+        return f"{promised}, {then:.4g} in the windows before (alarm above {limit:.4g})"
+    rise = f"{now / then - 1:.0%} above" if then > 0 else "above"
+    return f"{error_name(task)} {now:.4g} is {rise} the {then:.4g} of the windows before (alarm above {limit:.4g})"

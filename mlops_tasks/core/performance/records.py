@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mlops_tasks.artifacts import Frozen, Intent, Window
-from mlops_tasks.core.window_errors import WindowError
+from mlops_tasks.core.window_errors import Kind, WindowError
 
 Status = Literal["ok", "alarm", "warming_up", "awaiting_labels"]
 
@@ -47,8 +47,8 @@ class PerformanceRecord(Frozen):
     metrics: dict[str, float]
     estimated: dict[str, float]
     error: WindowError | None
-    highest: float | None
-    """The error above which the window would alarm; None while there is none."""
+    highest: dict[Kind, float]
+    """Measure -> what it must exceed for the window to alarm; empty while there is no limit."""
     reason: str
     intent: Intent = "scheduled"
     """Why it was looked at; a backfill's alarms start nothing, and don't take the place of a scheduled run's."""

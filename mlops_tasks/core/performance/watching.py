@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import ArtifactStore, Ports
     from mlops_tasks.specs import MonitorSpec
 
-MEASURE = 1
+MEASURE = 2
 """Raised when a window's rows are measured otherwise: then what was measured before is measured again."""
 SHOWN = 60
 """Windows before the looked-at ones that a report shows."""
@@ -167,7 +167,7 @@ def _record(item: ValidFeatures, deployment: Deployment, measured: Measured, sou
         features=item.features.digest,
         source=source,
         status="awaiting_labels",
-        highest=None,
+        highest={},
         reason="",
         coverage=measured.coverage,
         **dict(measured),
@@ -181,7 +181,8 @@ def _judge(
     status, reason = decide_state(record.window, record.measured, chart, spec, task=task, in_reference=in_reference)
     if record.window.start < learned.end and record.window.end > learned.start:
         reason = f"{reason}; the model was trained on rows of this time"
-    highest = chart.highest(record.error.rows, spec.performance.effect_size) if record.error and chart.warm else None
+    watched = [kind for kind in chart.measures if chart.warm and record.error and kind in record.error.measures]
+    highest = {kind: chart.highest(record.error, spec, kind) for kind in watched if record.error}
     return record.model_copy(update={"status": status, "reason": reason, "highest": highest})
 
 

@@ -48,7 +48,7 @@ def test_a_report_says_whether_labels_are_awaited_or_how_the_model_did(tmp_path:
     first, *_, last = reports(Performing(tmp_path), MonitorSpec(label_delay=timedelta(days=2)))
 
     assert "Performs as before" in first
-    assert "Log loss by window" in first
+    assert "Log loss above what the scores promise" in first
     assert "Performance: awaiting labels Window 2024-01-06 awaits its labels: they are due 2d after its end" in last
     metrics = re.search(r"Metric Measured Estimate without labels ROC AUC (\S+) (\S+) ", last)
     assert metrics is not None
@@ -62,12 +62,14 @@ def test_a_report_draws_held_out_and_watched_windows_up_to_its_own(tmp_path: Pat
     windows = [shop.publish(day, worse=day == 2) for day in range(4)]
     made = monitor.run(MonitorSpec(), windows, with_reference(shop, shop.deployment), ports=shop.ports)
     page = shop.ports.store.open_local(made[2].file("report.html")).read_text(encoding="utf-8")
-    chart = page[page.index("Log loss by window") :].partition("</svg>")[0]
+    chart = page[page.index("<figcaption>Log loss<") :].partition("</svg>")[0]
 
     assert chart.count('class="past"') == 40
     assert [chart.count(f'<circle class="{kind}"') for kind in ("now", "alarm", "estimate")] == [2, 1, 3]
     assert chart.count('<line class="limit"') == 3
     assert f"{label(3)}: " not in chart
+    ranking = page[page.index("<figcaption>ROC AUC<") :].partition("</svg>")[0]
+    assert ranking.count('class="estimate"') == 3
 
 
 def test_the_same_windows_again_give_the_same_report(tmp_path: Path) -> None:

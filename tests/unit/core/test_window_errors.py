@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROWS = 300
 RNG = np.random.default_rng(3)
+ALL = {"error", "excess", "ranking"}
 SCORES = {
     "binary": RNG.random(ROWS).astype(np.float32).astype(np.float64),
     "multiclass": RNG.dirichlet([2, 1, 1], ROWS),
@@ -42,7 +43,40 @@ def test_the_error_is_scikit_learns_of_the_windows_rows(task: Task) -> None:
             else log_loss(truth[of], score[of], labels=np.unique(truth))
         )
         assert error.mean == pytest.approx(expected, rel=1e-6)
-        assert error.variance > 0
+        assert error.measures["error"].variance > 0
+        assert set(error.measures) == {"binary": ALL, "multiclass": ALL - {"ranking"}, "regression": {"error"}}[task]
+
+
+def test_calibrated_scores_promise_what_comes_true() -> None:
+    score = np.random.default_rng(0).beta(2, 5, 50_000)
+    came = (np.random.default_rng(1).random(50_000) < score).astype(np.float64)
+    calibrated = measure_error("2024-01-01", Predictions("binary", came, score))
+    sure = measure_error("2024-01-01", Predictions("binary", came, score**3 / (score**3 + (1 - score) ** 3)))
+
+    assert calibrated is not None
+    assert sure is not None
+    assert calibrated.measures["excess"].mean == pytest.approx(0, abs=0.005)
+    assert sure.measures["excess"].mean > 0.2
+
+
+def test_the_ranking_is_one_minus_the_roc_auc_and_as_sure_as_its_variance_says() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        came = (rng.random(300) < 0.2).astype(np.float64)
+        found.append(measure_error("2024-01-01", Predictions("binary", came, rng.normal(0.3 + 0.1 * came, 0.1))))
+    means = [error.measures["ranking"].mean for error in found if error]
+    told = np.mean([error.measures["ranking"].variance / error.rows for error in found if error])
+
+    assert np.mean(means) == pytest.approx(1 - 0.76, abs=0.01)  # of two normals one standard deviation apart
+    assert np.std(means) == pytest.approx(np.sqrt(told), rel=0.2)
+
+
+def test_a_handful_of_one_class_says_nothing_of_the_ranking() -> None:
+    error = measure_error("2024-01-01", Predictions("binary", (np.arange(100) < 4).astype(np.float64), np.linspace(0, 1, 100)))
+
+    assert error is not None
+    assert set(error.measures) == {"error", "excess"}
 
 
 def test_a_certain_score_that_is_wrong_has_a_finite_error() -> None:

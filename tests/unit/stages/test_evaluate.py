@@ -73,7 +73,8 @@ def test_the_error_of_each_held_out_window_is_kept_for_monitoring(tmp_path: Path
     (error,) = json.loads(case.read(verdict, "evaluation.json"))["windows"]
 
     assert (error["window"], error["rows"]) == ("2013-06-01", 400), "the case has one file of features"
-    assert error["mean"] == pytest.approx(verdict.metrics["log_loss"])
+    assert error["measures"]["error"]["mean"] == pytest.approx(verdict.metrics["log_loss"])
+    assert 1 - error["measures"]["ranking"]["mean"] == pytest.approx(verdict.metrics["roc_auc"])
 
 
 def test_only_rows_of_the_test_window_count(tmp_path: Path) -> None:
