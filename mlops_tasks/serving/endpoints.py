@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ EXTENSIONS = ["binary_tensor_data", "model_repository"]
 CONTROL_BYTES = 64 << 10
 """More than any request holds that asks for no prediction."""
 CSV_TYPE = "text/csv"
+LARGE_BYTES = 1 << 20
+"""Larger bodies are decoded in a thread, one at a time: 30 MB take seconds, in which nobody else would be answered."""
 
 
 class Endpoints:
@@ -45,6 +48,7 @@ class Endpoints:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._slot, self._max_body_bytes = parts, parts.slot, parts.max_body_bytes
+        self._large = asyncio.Lock()
 
     def _model(self, call: Call) -> LoadedModel:
         """Return the model that a request's path names."""
@@ -79,24 +83,31 @@ class Endpoints:
         if call.header(b"content-encoding", "identity").lower() != "identity":
             msg = "compressed bodies are not read: send the body as it is, without content-encoding"
             raise BadRequest(msg, 415)
-        raw = await call.body(self._max_body_bytes)
+        return await call.body(self._max_body_bytes), kind
+
+    async def _enter(self, size: int) -> None:
         with self._parts.telemetry.stage("wait"):
-            await self._parts.gate.enter(len(raw))
-        return raw, kind
+            await self._parts.gate.enter(size)
 
     async def infer(self, call: Call) -> Reply:
         """Answer an Open Inference Protocol v2 request."""
         header_length = call.header(HEADER_LENGTH) if HEADER_LENGTH in call.headers else None
         accepted = (JSON_TYPE,) if header_length is None else (BINARY_TYPE, JSON_TYPE)
         raw, _ = await self._body(call, *accepted)
+        if len(raw) <= LARGE_BYTES:
+            return await self._infer(call, raw, header_length)
+        async with self._large:
+            return await self._infer(call, raw, header_length)
+
+    async def _infer(self, call: Call, raw: bytes, header_length: str | None) -> Reply:
+        await self._enter(len(raw))
         try:
             model = self._model(call)
             with self._parts.telemetry.stage("decode"):
-                text, binary = split_body(raw, header_length)
-                body = parse_json(text)
-                given = _id(body.get("id"), call)
-                wanted = wanted_outputs(body, model.signature)
-                arrays = decode_tensors(body, model.layout, binary)
+                if len(raw) <= LARGE_BYTES:
+                    given, wanted, arrays = _read_tensors(call, raw, header_length, model)
+                else:
+                    given, wanted, arrays = await asyncio.to_thread(_read_tensors, call, raw, header_length, model)
             prediction = await self._answer(call, model, arrays, given)
         finally:
             self._parts.gate.leave()
@@ -109,11 +120,21 @@ class Endpoints:
     async def invocations(self, call: Call) -> Reply:
         """Answer a request of MLflow's clients."""
         raw, kind = await self._body(call, JSON_TYPE, CSV_TYPE)
+        if len(raw) <= LARGE_BYTES:
+            return await self._invoke(call, raw, kind)
+        async with self._large:
+            return await self._invoke(call, raw, kind)
+
+    async def _invoke(self, call: Call, raw: bytes, kind: str) -> Reply:
+        await self._enter(len(raw))
         try:
             model = self._model(call)
             with self._parts.telemetry.stage("decode"):
                 given = _id(None, call)
-                arrays = decode_csv(raw, model.layout) if kind == CSV_TYPE else decode_frame(parse_json(raw), model.layout)
+                if len(raw) <= LARGE_BYTES:
+                    arrays = _read_frame(raw, kind, model)
+                else:
+                    arrays = await asyncio.to_thread(_read_frame, raw, kind, model)
             prediction = await self._answer(call, model, arrays, given)
         finally:
             self._parts.gate.leave()
@@ -170,6 +191,19 @@ class Endpoints:
         """Show people what serves."""
         address = str(Request(call.scope).base_url).rstrip("/")
         return Reply(index_page(self._slot, address).encode(), HTML_TYPE, {"x-request-id": call.id})
+
+
+def _read_tensors(call: Call, raw: bytes, header_length: str | None, model: LoadedModel) -> tuple[str, dict[str, bool], Arrays]:
+    """Return an Open Inference Protocol body's id, the outputs that it asks for, and its rows. Raises: BadRequest."""
+    text, binary = split_body(raw, header_length)
+    body = parse_json(text)
+    given = _id(body.get("id"), call)
+    return given, wanted_outputs(body, model.signature), decode_tensors(body, model.layout, binary)
+
+
+def _read_frame(raw: bytes, kind: str, model: LoadedModel) -> Arrays:
+    """Return the rows of MLflow's formats. Raises: BadRequest."""
+    return decode_csv(raw, model.layout) if kind == CSV_TYPE else decode_frame(parse_json(raw), model.layout)
 
 
 def _plain(call: Call, value: Any) -> Reply:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from httpx import ASGITransport, AsyncClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from mlops_tasks.serving import endpoints, frames
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.copies import Copies
 from mlops_tasks.serving.gate import Bounds, Gate
@@ -22,6 +26,8 @@ from tests.judged_models import ROWS, make_verdict
 
 if TYPE_CHECKING:
     from httpx import Response
+
+    from mlops_tasks.serving.decoding import Arrays, Layout
 
 GIVE = "are missing: give every input of the model, null where a value is unknown"
 INFER = "/v2/models/shop/infer"
@@ -381,6 +387,34 @@ def test_it_is_not_ready_while_requests_are_refused(slot: Slot) -> None:
     said = error_of(client.get("/v2/health/ready"))
     assert said == (503, "a model is being replaced, and it took longer than 0.01 s: try again in a moment")
     assert client.get("/v2/health/live").status_code == 200
+
+
+def test_others_are_answered_while_a_large_body_is_decoded(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, decode, inside = threading.Event(), threading.Event(), frames.decode_frame, list[int]()
+
+    def slow(body: dict[str, Any], layout: Layout) -> Arrays:
+        if len(body["instances"]) > 1000:
+            inside.append(len(body["instances"]))
+            begun.set()
+            assert go.wait(20)
+        return decode(body, layout)
+
+    monkeypatch.setattr(endpoints, "decode_frame", slow)
+    rows = ROWS[:1] * (endpoints.LARGE_BYTES // 20)
+
+    async def scenario() -> None:
+        transport = ASGITransport(make_app(Parts(slot)))
+        async with AsyncClient(transport=transport, base_url="http://x", timeout=30) as client:
+            large = [asyncio.create_task(client.post("/invocations", json={"instances": rows})) for _ in range(2)]
+            assert await asyncio.to_thread(begun.wait, 20)
+            assert (await client.post("/invocations", json={"instances": ROWS})).status_code == 200
+            assert (await client.get("/v2/health/ready")).status_code == 200
+            assert len(inside) == 1  # the other waits for its turn
+            go.set()
+            answers = [await task for task in large]
+            assert [len(answer.json()["predictions"]) for answer in answers] == [len(rows)] * 2
+
+    asyncio.run(scenario())
 
 
 def test_the_page_shows_where_the_model_comes_from_and_a_request_that_works(client: TestClient, scores: list[float]) -> None:
