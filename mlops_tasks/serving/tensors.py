@@ -63,7 +63,8 @@ def _read_tensor(tensor: object, layout: Layout, reader: BinaryReader) -> tuple[
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         msg = "inputs: each tensor must be an object with name, shape, datatype and data"
         raise BadRequest(msg)
-    name, shape, datatype = tensor["name"], tensor.get("shape"), tensor.get("datatype")
+    name, datatype = tensor["name"], tensor.get("datatype")
+    shape: Any = tensor.get("shape")
     if type(datatype) is not str or datatype not in DTYPES:
         _check_datatype(name, datatype, layout)
     count = _count(name, shape)
