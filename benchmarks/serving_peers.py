@@ -35,7 +35,10 @@ PROTOCOLS = {"litserve": [contenders.LITSERVE], "bentoml": [contenders.BENTOML],
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """Train and register the models; return their folders as MLflow keeps them. Raises: BenchmarkError."""
+    """Train and register the models, unless they are there; return their folders as MLflow keeps them. Raises: BenchmarkError."""
+    logged = sorted((folder / ".mlops").rglob("artifacts/model/MLmodel"), key=lambda path: path.stat().st_mtime)
+    if len(logged) == len(MODELS):
+        return {model: path.parent for model, path in zip(MODELS, logged, strict=True)}
     made: dict[str, Path] = {}
     gates = [part for text in NO_GATES for part in ("--set", text)]
     for model in MODELS:
@@ -109,15 +112,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every case (default 5)")
     parser.add_argument("--seconds", type=float, default=2, help="seconds of a turn (default 2)")
     parser.add_argument("--endings", type=int, default=3, help="how often each server is ended under load (default 3)")
+    parser.add_argument("--home", type=Path, help="keep the trained models in this folder, and use them if they are there")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="default: both")
     chosen = parser.parse_args()
     say_machine("Serving, beside the peers")
-    with workplace() as folder:
+    with workplace() as scratch:
+        folder = chosen.home.resolve() if chosen.home else scratch
+        folder.mkdir(parents=True, exist_ok=True)
         peers = installed_peers([peer for peer in PEERS if peer != "mlflow"]) | {"mlflow": Path(MLOPS[0]).parent}
         models = make_models(folder)
         for model in chosen.models:
             logged = folder / "models" / model
-            shutil.copytree(models[model], logged)
+            shutil.copytree(models[model], logged, dirs_exist_ok=True)
             contenders.limit_threads(logged)
             compare(model, folder, logged, peers, chosen)
         logged, version = folder / "models" / chosen.models[-1], MODELS[chosen.models[-1]]
