@@ -84,7 +84,10 @@ def record_success(
     seconds: float,
     ended_at: datetime,
 ) -> None:
-    """Record how a stage went. Raises: StoreUnavailable."""
+    """Record how a stage went; one that made something stays when its run finds all of it later. Raises: StoreUnavailable."""
+    key = outcome_key(invocation.pipeline, segment, invocation.stage)
+    if not outcome.computed and (earlier := _read(store, key)) is not None and earlier.computed:
+        return
     record = _begun(invocation, seconds, ended_at).model_copy(
         update={
             "computed": outcome.computed,
@@ -96,7 +99,7 @@ def record_success(
             "facts": outcome.facts,
         }
     )
-    store.write(outcome_key(invocation.pipeline, segment, invocation.stage), record.model_dump_json().encode())
+    store.write(key, record.model_dump_json().encode())
 
 
 def record_failure(

@@ -55,6 +55,7 @@ def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features:
     watcher = _Watcher(pipeline, adapters, features)
     serving, found = oldest(matrix), Replay()
     requests: list[RetrainRequest] = []
+    alarmed: set[tuple[str, Window]] = set()
     outcomes: dict[int, RetrainOutcome] = {}
     windows = [item.window for item in features if item.window.start >= serving.as_of]
     with adapters.progress.bar("replay", len(windows)) as bar:
@@ -71,7 +72,7 @@ def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features:
                 outcomes=dict(outcomes),
                 label_delay=pipeline.snapshot.label_delay,
             )
-            _count(found, state, window)
+            _count(found, state, alarmed)
             decision = review(pipeline, state)
             if decision.action == "wait":
                 why = decision.reason.rsplit("; ", 1)[-1]
@@ -87,9 +88,12 @@ def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features:
     return found
 
 
-def _count(found: Replay, state: State, window: Window) -> None:
+def _count(found: Replay, state: State, known: set[tuple[str, Window]]) -> None:
+    """Count windows that alarmed under the model that serves, each when it became known."""
     for kind, seen in (("drift", state.drift), ("performance", state.performance)):
-        found.alarms[kind] += sum(item.alarm for item in seen if item.window == window)
+        new = {(kind, item.window) for item in seen if item.alarm} - known
+        found.alarms[kind] += len(new)
+        known |= new
 
 
 def _request(pipeline: PipelineSpec, state: State, number: int, reason: str, causes: Sequence[Cause]) -> RetrainRequest:

@@ -109,3 +109,4 @@ def test_an_error_counts_only_once_its_labels_are_known(shop: Shop, monkeypatch:
     found = replay(late, adapters, matrix(HISTORY, 48), [shop.publish(day) for day in range(HISTORY, 60)])
     assert [t.at for t in found.trainings] == [window(46).end + 3 * DAY]
     assert found.trainings[0].version == 2
+    assert found.alarms == {"drift": 0, "performance": 2}

@@ -441,6 +441,13 @@ def test_a_failed_stage_leaves_why_until_a_retry_succeeds(world: World) -> None:
     assert (record.failure, record.computed) == (None, 3)
 
 
+def test_a_run_that_finds_its_own_work_keeps_what_it_took(world: World) -> None:
+    world.invoke("collect", run_id="r1")
+    again = world.invoke("collect", run_id="r1")
+    (record,) = read_history(world.adapters.store, "nyc_flights", "r1")
+    assert (again.computed, record.computed, record.reasons) == (0, 3, {"not made before": 3})
+
+
 def test_records_of_another_version_are_passed_over(world: World) -> None:
     world.invoke("collect", run_id="r1")
     world.adapters.store.write("nyc_flights/outcomes/r0/collect.json", b'{"stage": "collect"}')
