@@ -122,8 +122,9 @@ class Work:
         champion: Deployment | None = inputs["champion"]
         slot, depends = on_candidate(candidate, inputs["dataset"], champion)
         made = self._single(stage, slot, depends, inputs, ports, recompute=recompute)
-        judged = json.dumps({"champion_version": champion.version if champion else None}).encode()
-        ports.store.write(judged_key(self.pipeline.name, candidate), judged)
+        if ports.run.intent != "backfill":  # what it is judged against as of then says nothing of how it came to serve
+            judged = json.dumps({"champion_version": champion.version if champion else None}).encode()
+            ports.store.write(judged_key(self.pipeline.name, candidate), judged)
         return made
 
     def deploy(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:

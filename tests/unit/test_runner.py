@@ -40,6 +40,8 @@ from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import Stage
 from mlops_tasks.runner import Handle, Invocation, Runner
 from mlops_tasks.runner.history import Failed, read_history
+from mlops_tasks.runner.past import make_models
+from mlops_tasks.runner.planning.runs import Run
 from mlops_tasks.wiring import Adapters
 from tests.fakes import FakeProgress, FakeRegistry, FakeTracker
 from tests.raw_windows import make_raw, orders
@@ -280,6 +282,20 @@ def test_nothing_is_judged_anew_after_another_champion_or_a_rollback(world: Worl
     result = world.run(train__seed=1)
     assert made_by(result) == {"deploy": 1}, "version 2 was judged against version 1 already, but serves no more"
     assert result["deploy"][2] == "1 made: aliases were moved since"
+
+
+def test_a_backfill_of_a_champions_range_leaves_what_it_was_judged_against(world: World) -> None:
+    world.run()
+    world.run(train__seed=1)
+    before = _judged(world, 2)
+    make_models(
+        Runner(apply_overrides(world.pipeline, {"train.seed": 1}), world.adapters),
+        [Run(NOW, Window(start=START, end=START.replace(day=3)))],
+        overrides={"train.seed": 1},
+        tell=lambda _: None,
+    )
+    assert _judged(world, 2) == before
+    assert made_by(world.run(train__seed=1)) == {}
 
 
 def _judged(world: World, version: int) -> bytes:
