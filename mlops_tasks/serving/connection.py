@@ -146,7 +146,9 @@ class Guarded(HttpToolsProtocol):
         """Give a request's body its time."""
         if (self._read > HEADER_BYTES or self._head_bytes > 0) and self._head_size() > HEADER_BYTES:
             self._refuse(*LARGE_HEAD)
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(*UNREADABLE)
             self._wishes = True
             return
         super().on_headers_complete()

@@ -10,10 +10,14 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
 from mlops_tasks.serving.certificates import Certificates
 from mlops_tasks.serving.connection import HEADER_BYTES, PIPELINED, Concurrency, Limits, guarded
@@ -438,6 +442,91 @@ def test_a_server_that_ends_waits_for_no_thread_that_is_stuck(serve: Callable[..
         assert not server.thread.is_alive()
     finally:
         answered.set()
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Say nothing."""
+
+    def pause_reading(self) -> None:
+        """Say nothing."""
+
+    def resume_reading(self) -> None:
+        """Say nothing."""
+
+
+async def heard(parts: list[bytes], *, answer_between: bool) -> tuple[list[int], float]:
+    """Return the statuses that a stream gets in these reads, and the time that is left; what is held must be let go."""
+    limits = Limits(10, 60, 75, 60, 10, 1 << 30)
+    protocol_class: Any = guarded(limits)
+    config = uvicorn.Config(App(), http=protocol_class, ws="none", log_config=None, access_log=False, lifespan="off")
+    config.load()
+    loop, state, wire = asyncio.get_running_loop(), ServerState(), Wire()
+    protocol = protocol_class(config=config, server_state=state, app_state={}, _loop=loop)
+    protocol.connection_made(wire)
+    for part in parts:
+        if not wire.closed:
+            protocol.data_received(part)
+        if answer_between:
+            await _settled()
+    await _settled()
+    left = protocol._due - loop.time()
+    protocol.connection_lost(None)
+    await _settled()
+    assert protocol.load.bodies_bytes == 0
+    return statuses(wire.written), left
+
+
+async def _settled() -> None:
+    """Let the application do all it can."""
+    for _ in range(60):
+        await asyncio.sleep(0)
+
+
+PIECES = (
+    request("/echo", body=b"abc"),
+    request("/echo", method="GET"),
+    request("/early", body=b"0123456789"),
+    request("/echo", "transfer-encoding: chunked") + b"3\r\nabc\r\n1\r\nd\r\n0\r\ntrailer: x\r\n\r\n",
+    request("/echo", *UPGRADES["h2c"], body=b"abc"),
+    request("/echo", *UPGRADES["websocket"], method="GET"),
+    request("/large", method="GET").replace(b"large", b"early"),
+    b"\r\n",
+)
+ENDS = (b"", b"POST /echo HT", request("/echo", "content-length: 9") + b"abc", b"nonsense \r\n\r\n", HOSTILE["two lengths"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), answer_between=st.booleans())
+def test_however_a_stream_is_cut_into_reads_it_gets_the_same_answers_and_always_has_an_end(
+    data: st.DataObject, answer_between: bool
+) -> None:
+    stream = b"".join(data.draw(st.lists(st.sampled_from(PIECES), max_size=6))) + data.draw(st.sampled_from(ENDS))
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(stream) - 1)), max_size=8)))
+    parts = [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])]
+    whole = asyncio.run(heard([stream], answer_between=True))
+    cut = asyncio.run(heard([part for part in parts if part], answer_between=answer_between))
+    assert cut[0] == whole[0]
+    assert 0 < cut[1] <= 75
+    assert 0 < whole[1] <= 75
 
 
 def test_the_bound_of_requests_counts_requests_alone() -> None:
