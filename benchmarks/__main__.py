@@ -19,6 +19,7 @@ NAMES = (
     "dag_parsing",
     "model_quality",
     "serving",
+    "serving_peers",
 )
 
 

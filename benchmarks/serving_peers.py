@@ -35,7 +35,7 @@ PROTOCOLS = {"litserve": [contenders.LITSERVE], "bentoml": [contenders.BENTOML],
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """Train and register the models, unless they are there; return their folders as MLflow keeps them. Raises: BenchmarkError."""
+    """Train and register the models, unless they are there; return their folders in MLflow. Raises: BenchmarkError."""
     logged = sorted((folder / ".mlops").rglob("artifacts/model/MLmodel"), key=lambda path: path.stat().st_mtime)
     if len(logged) == len(MODELS):
         return {model: path.parent for model, path in zip(MODELS, logged, strict=True)}
@@ -106,6 +106,18 @@ def compare(model: str, folder: Path, logged: Path, peers: dict[str, Path], chos
         say_memory(entries)
 
 
+def disturb(folder: Path, logged: Path, peers: dict[str, Path], times: int) -> None:
+    """Replace models and end servers under load; `logged` is what serves."""
+    scorer = Scorer.load(logged)
+    row = take_rows(logged, scorer, 1)
+    say_swaps(folder, row, scorer, times)
+    servers = {OURS: (contenders.our_server("ending", MODELS["tabm"]), contenders.V2)}
+    for peer, programs in peers.items():
+        server = contenders.peer_server(peer, programs, logged)
+        servers[PEERS[peer]] = server, PROTOCOLS.get(peer, [contenders.V2])[0]
+    say_endings(servers, row, scorer, folder, times)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,21 +133,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         peers = installed_peers([peer for peer in PEERS if peer != "mlflow"]) | {"mlflow": Path(MLOPS[0]).parent}
         models = make_models(folder)
+        logged = {model: folder / "models" / model for model in MODELS}
+        for model, path in logged.items():
+            shutil.copytree(models[model], path, dirs_exist_ok=True)
+            contenders.limit_threads(path)
         for model in chosen.models:
-            logged = folder / "models" / model
-            shutil.copytree(models[model], logged, dirs_exist_ok=True)
-            contenders.limit_threads(logged)
-            compare(model, folder, logged, peers, chosen)
-        logged, version = folder / "models" / chosen.models[-1], MODELS[chosen.models[-1]]
-        scorer = Scorer.load(logged)
-        row = take_rows(logged, scorer, 1)
-        if len(models) > 1:
-            say_swaps(folder, row, scorer, chosen.endings)
-        servers = {OURS: (contenders.our_server("ending", version), contenders.V2)}
-        for peer, programs in peers.items():
-            server = contenders.peer_server(peer, programs, logged)
-            servers[PEERS[peer]] = server, PROTOCOLS.get(peer, [contenders.V2])[0]
-        say_endings(servers, row, scorer, folder, chosen.endings)
+            compare(model, folder, logged[model], peers, chosen)
+        disturb(folder, logged["tabm"], peers, chosen.endings)
 
 
 if __name__ == "__main__":
