@@ -14,7 +14,7 @@ from mlops_tasks.errors import PipelineError
 from mlops_tasks.pipeline import BY_NAME, INGEST, TRAIN
 from mlops_tasks.runner.history import SETTINGS, read_history
 from mlops_tasks.runner.planning.lookup import Lookup, WindowFound, count_states
-from mlops_tasks.runner.planning.rates import Estimate, Rates, Throughput, add_up, cores, wall_of
+from mlops_tasks.runner.planning.rates import Estimate, Rates, Throughput, add_up, busyness, cores, wall_of
 from mlops_tasks.runner.planning.runs import (
     PARALLEL,
     Kind,
@@ -32,6 +32,8 @@ from mlops_tasks.specs import Cadence, PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 INTENT: Intent = "backfill"
+BUSY = 1.5
+"""Work that takes so many times longer for others' sake is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ class Planner:
         found, sizes = self._look(runs)
         if asked.kind == "ingest":
             likely, most = (self._ingest_time(runs, found, bound) for bound in ("likely", "most"))
-            return self._told(runs, found, sizes) | _time_told(likely, most) | {"trainings": [], "start_with": asdict(start)}
+            time = self._time_told(likely, most)
+            return time | self._told(runs, found, sizes) | {"trainings": [], "start_with": asdict(start)}
         trainings = self._trainings(runs, found, sizes)
-        time = self._train_time(trainings)
-        told = [_training_told(training) for training in trainings]
-        return self._told(runs, found, sizes) | _time_told(time, time) | {"trainings": told, "start_with": asdict(start)}
+        whole = self._train_time(trainings)
+        time, told = self._time_told(whole, whole), [_training_told(training) for training in trainings]
+        return time | self._told(runs, found, sizes) | {"trainings": told, "start_with": asdict(start)}
 
     def _ended(self, runs: list[Run]) -> list[Run]:
         """Leave out windows that may still get rows: they can't be collected yet."""
@@ -163,6 +166,14 @@ class Planner:
     def _train_time(self, trainings: Sequence[dict[str, Any]]) -> Estimate:
         return wall_of([training["estimate"] for training in trainings], len(INGEST) + len(TRAIN) + 1, self._parallel)
 
+    def _time_told(self, likely: Estimate, most: Estimate) -> dict[str, Any]:
+        """Say the minutes; a machine that is busy now may stay so, which the upper bound allows for."""
+        busy = busyness()
+        if busy > BUSY:
+            self._notes.append(f"this machine is busy: while it stays so, expect about {busy:.0f} times as long where it runs")
+        minutes = {"likely": likely.seconds, "low": likely.low, "high": most.high * busy}
+        return {"minutes": {name: round(seconds / 60, 2) for name, seconds in minutes.items()} | {"basis": most.basis}}
+
     def _told(self, runs: Sequence[Run], found: Mapping[Window, WindowFound], sizes: Sizes) -> dict[str, Any]:
         """Say what there is and what is asked for."""
         return {
@@ -182,11 +193,6 @@ class Planner:
             "assumed": {"max_active_runs": self._parallel, "cores": cores()},
             "notes": list(dict.fromkeys(self._notes)),
         }
-
-
-def _time_told(likely: Estimate, most: Estimate) -> dict[str, Any]:
-    minutes = {"likely": likely.seconds, "low": likely.low, "high": most.high}
-    return {"minutes": {name: round(seconds / 60, 2) for name, seconds in minutes.items()} | {"basis": most.basis}}
 
 
 def _is_made(item: WindowFound, stage: str, bound: str) -> bool:

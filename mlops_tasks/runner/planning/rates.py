@@ -186,6 +186,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def busyness() -> float:
+    """Return how many times longer work takes while the machine is as busy as in the last minute: 1 where cores are free."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:  # a platform that does not count it
+        return 1.0
+    return max(1.0, (load + 1) / cores())
+
+
 def _fixed(seconds: float, basis: str) -> Estimate:
     return Estimate(seconds, seconds * (1 - SPREAD), seconds * (1 + SPREAD), basis)
 
