@@ -60,6 +60,17 @@ def test_what_a_plan_calls_cached_a_run_finds_cached(world: World) -> None:
     assert {stage: again[stage][0] for stage in INGEST} == counts(found, "make")
 
 
+def test_other_windows_of_the_store_tell_the_size_of_new_ones(world: World) -> None:
+    world.run(3)
+    asked = Asked("ingest", START + 10 * DAY, START + 12 * DAY)
+    found = Planner(world.pipeline, world.adapters, asked, now=NOW).plan()
+    assert found["rows"] == {
+        "total": 2,
+        "estimated_windows": 2,
+        "basis": "the mean of the 4 windows that are nearest in the store",
+    }
+
+
 def test_a_change_of_the_spec_is_planned_for_as_far_as_it_reaches(world: World) -> None:
     world.run(3)
     found = plan(world, 3, preprocess__lookback="6h")
