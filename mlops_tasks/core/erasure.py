@@ -2,8 +2,8 @@
 
 An erasure is written down before anything is removed, and all that are written down are applied until a pass over the log
 finds nothing more; what is shipped later meets them, too. A file never changes: what is left of it is put under a key of its
-own, read back, and then the file is removed. So a reader sees the one, or for a moment both, in which each id counts once; a
-kill between any two steps leaves what the next pass ends; and windows of those days are collected anew, as the keys changed.
+own, read back, and then the file is removed; a reader who finds both leaves the file out. A kill between any two steps leaves
+what the next pass ends; and windows of those days are collected anew, as the keys changed.
 """
 
 from __future__ import annotations

@@ -45,6 +45,13 @@ def erased_key(key: str, content: str) -> str:
     return f"{stem}{ERASED}{content}.parquet"
 
 
+def day_keys(store: ArtifactStore, name: str, day: date) -> list[str]:
+    """Return the keys of a day's files; one of which an erasure has put what is left, and that it will remove, is none."""
+    keys = list(store.list(day_prefix(name, day)))
+    erased = {key.split(ERASED)[0] for key in keys if ERASED in key}
+    return [key for key in keys if ERASED in key or key.removesuffix(".parquet") not in erased]
+
+
 def erasures_prefix(name: str) -> str:
     """Return what the keys of a log's erasures begin with."""
     return f"{name}/erasures/"

@@ -19,7 +19,7 @@ from mlops_tasks.adapters.sources.conforming import Place, conform
 from mlops_tasks.adapters.sources.files import within
 from mlops_tasks.artifacts import digest_of
 from mlops_tasks.core.collection import TIMESTAMP, columns_to_read
-from mlops_tasks.core.request_log import ID, REQUESTS, SHADOW, TIME, day_of, day_prefix, days_of, logged_days, requests_prefix
+from mlops_tasks.core.request_log import ID, REQUESTS, SHADOW, TIME, day_keys, day_of, days_of, logged_days
 from mlops_tasks.errors import DataRejected, SpecError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class RequestSources:
         return (first[0], last[1]) if first and last else None
 
     def _keys(self, name: str, window: Window | None) -> list[str]:
-        prefixes = [requests_prefix(name)] if window is None else [day_prefix(name, day) for day in days_of(window)]
-        return [key for prefix in prefixes for key in self._store().list(prefix)]
+        days = logged_days(self._store(), name) if window is None else days_of(window)
+        return [key for day in days for key in day_keys(self._store(), name, day)]
 
     def _open(self, key: str) -> pq.ParquetFile:
         try:
@@ -98,7 +98,7 @@ class RequestSources:
 
     def _times(self, name: str, day: date) -> Extent | None:
         """Return the first and the last time of a day's answers; None when it has none."""
-        keys = self._store().list(day_prefix(name, day))
+        keys = day_keys(self._store(), name, day)
         tables = [pa.table(_own(self._open(key).read(columns=[ID, TIME, SHADOW]))) for key in keys]
         if not tables:
             return None

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mlops_tasks.artifacts import Window
 from mlops_tasks.core.promotion import CHALLENGER, CHAMPION
-from mlops_tasks.core.request_log import ID, SHADOW, TIME, VERSION, day_prefix
+from mlops_tasks.core.request_log import ID, SHADOW, TIME, VERSION, day_keys
 from mlops_tasks.core.rollout.answers import LOG_COLUMNS, empty_log
 from mlops_tasks.core.rollout.comparison import compare
 from mlops_tasks.core.rollout.differences import ENOUGH_LABELS
