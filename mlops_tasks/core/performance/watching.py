@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MEASURE = 2
 """Raised when a window's rows are measured otherwise: then what was measured before is measured again."""
 SHOWN = 60
-"""Windows before the looked-at ones that a report shows."""
+"""Latest windows that a report shows."""
 NEEDED = ("model.onnx", "signature.json")
 QUIET = {"backfill", "reproduce"}
 READING_THREADS = 8
@@ -56,8 +56,8 @@ class Watched:
     """Why there is no estimate without labels; empty where there is one."""
 
     def until(self, label: str) -> list[PerformanceRecord]:
-        """Return the records up to a window, in order of time."""
-        return [record for name, record in sorted(self.records.items()) if name <= label]
+        """Return the records up to a window, the latest alone, in order of time."""
+        return [record for name, record in sorted(self.records.items()) if name <= label][-SHOWN:]
 
 
 def watch(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deployment, *, ports: Ports) -> Watched | None:
