@@ -6,13 +6,16 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from mlops_tasks.artifacts import Candidate, FeatureColumn, FeatureSchema, Judgement, Verdict, Window
 from mlops_tasks.core.golden import rows_to_arrays
 from mlops_tasks.core.publishing import publish_files
-from mlops_tasks.core.scoring import ModelSignature, Scorer
+from mlops_tasks.core.scoring import MODEL, WEIGHTS, ModelSignature, Scorer
 from tests.linear_models import write_linear_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlops_tasks.ports import ArtifactStore, ModelRegistry
@@ -47,6 +50,16 @@ def write_model(folder: Path, *, bias: float = 0.0, golden_error: float = 0.0) -
     (folder / "reference.json").write_text("{}", encoding="utf-8")
 
 
+def write_beside(folder: Path) -> None:
+    """Write a candidate whose weights lie in a file beside the graph, as a large model's do."""
+    write_model(folder)
+    model = onnx.load(folder / MODEL)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    onnx.external_data_helper.set_external_data(weights, WEIGHTS)
+    onnx.save(model, folder / MODEL)
+    (folder / WEIGHTS).chmod(0o600)
+
+
 def make_verdict(
     store: ArtifactStore,
     *,
@@ -57,15 +70,19 @@ def make_verdict(
     failed: dict[str, str] | None = None,
     run_id: str = "0" * 32,
     against: ModelRegistry | None = None,
+    write: Callable[[Path], None] | None = None,
 ) -> Verdict:
     """Publish a model trained on the first `days` days and judged against the champion of a registry.
 
-    The fingerprint follows from days and bias unless given; without a registry there was no champion.
+    The fingerprint follows from days and bias unless given; without a registry there was no champion. `write` writes
+    another model's files.
     """
-    names = ("model.onnx", "signature.json", "golden.json", "reference.json")
     with store.staging() as folder:
-        write_model(folder, bias=bias, golden_error=golden_error)
-        digest, files = publish_files(store, "shop/models/x", {name: folder / name for name in names})
+        if write is None:
+            write_model(folder, bias=bias, golden_error=golden_error)
+        else:
+            write(folder)
+        digest, files = publish_files(store, "shop/models/x", {path.name: path for path in folder.iterdir()})
         (folder / "evaluation.json").write_text("{}", encoding="utf-8")
         _, judged = publish_files(store, "shop/verdicts/x", {"evaluation.json": folder / "evaluation.json"})
     candidate = Candidate(

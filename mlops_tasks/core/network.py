@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from tabm import LinearBatchEnsemble, LinearEnsemble
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mlops_tasks.artifacts import Task
     from mlops_tasks.core.transform import NumericColumn, Transform
@@ -145,14 +146,32 @@ class FoldedEnsemble(LinearBatchEnsemble):  # type: ignore[misc]  # tabm is not 
     r: Tensor
     s: Tensor
     bias: Tensor
+    folded = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, I] (shared by the members) or [K, B, I] to [K, B, O]."""
+        if not self.folded:
+            x_KBI = x * self.r.unsqueeze(1)
+            x_KBO = nn.functional.linear(x_KBI.flatten(0, 1), self.weight).view(self.k, -1, self.out_features)
+            return torch.addcmul(self.bias.unsqueeze(1), x_KBO, self.s.unsqueeze(1))
         weight_KOI = self.weight * self.r.unsqueeze(1) * self.s.unsqueeze(2)
         if x.ndim == 3:  # noqa: PLR2004 - three axes
             return torch.baddbmm(self.bias.unsqueeze(1), x, weight_KOI.transpose(1, 2))
         out = torch.addmm(self.bias.flatten(), x, weight_KOI.flatten(0, 1).T)
         return out.view(-1, self.k, self.out_features).transpose(0, 1)
+
+
+@contextmanager
+def unfolded(network: nn.Module) -> Iterator[None]:
+    """Let TabM's layers scale their inputs and outputs instead: the shared weights are there once, not once a member."""
+    layers = [module for module in network.modules() if isinstance(module, FoldedEnsemble)]
+    for layer in layers:
+        layer.folded = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.folded = True
 
 
 class TabM(nn.Module):

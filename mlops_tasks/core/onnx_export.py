@@ -1,4 +1,4 @@
-"""A fitted model to one ONNX file that takes raw numbers and strings, and proof that it scores alike."""
+"""A fitted model to an ONNX file that takes raw numbers and strings, large weights beside it; proof that it scores alike."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper
 
-from mlops_tasks.core.network import CategoricalOnly, NumericOnly
+from mlops_tasks.core.network import CategoricalOnly, NumericOnly, unfolded
+from mlops_tasks.core.scoring import weights_file
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
@@ -30,14 +32,26 @@ if TYPE_CHECKING:
 ML_DOMAIN, ML_OPSET = "ai.onnx.ml", 3
 OPSET, IR_VERSION = 18, 10
 BATCH = "rows"
+BESIDE_FROM = 32 << 20
+"""Bytes of weights from which they lie beside the graph and are mapped, not read: inside it they are in memory twice while it
+loads, and a graph can't hold 2 GB. Below, one file is handier, and reading it takes hundredths of a second."""
+INSIDE_BELOW = 64 << 10
+"""Bytes of a tensor that stays in the graph in any case: shapes and axes must be known when it is read."""
+ALIGNMENT = 64 << 10
+"""Of tensors in the file of weights: a multiple of every common page size, so that each can be mapped by itself."""
 
 
 def export_network(network: ScoringNetwork, transform: Transform, path: Path) -> None:
-    """Write a network with its string lookup; float32 input `numeric`, string input `categorical`, output `score`."""
+    """Write a network with its string lookup; float32 input `numeric`, string input `categorical`, output `score`.
+
+    Weights of `BESIDE_FROM` bytes or more go into the file that `weights_file` names.
+    """
     rows = torch.export.Dim(BATCH, min=1)
     numeric, codes = torch.zeros(2, len(transform.numeric)), torch.zeros(2, len(transform.categorical), dtype=torch.int64)
     module, inputs = _as_exportable(network, numeric, codes, transform)
-    with _quiet():
+    large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= BESIDE_FROM
+    # Folded weights are not in the file: ONNX Runtime would make them while it loads, in memory that can't be mapped.
+    with _quiet(), unfolded(network) if large else contextlib.nullcontext():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -49,6 +63,8 @@ def export_network(network: ScoringNetwork, transform: Transform, path: Path) ->
             opset_version=OPSET,
         )
     assert program is not None
+    if large:
+        _write_weights(program.model.graph, weights_file(path))
     _finish(program.model_proto, transform, path)
 
 
@@ -60,6 +76,26 @@ def _as_exportable(
     if not transform.numeric:
         return CategoricalOnly(network), {"codes": codes}
     return network, {"numeric": numeric, "codes": codes}
+
+
+def _write_weights(graph: ir.Graph, path: Path) -> None:
+    """Move a graph's large tensors into a file, in the graph's order, and leave their places there."""
+    with path.open("wb") as file:
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < INSIDE_BELOW:
+                continue
+            file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
+            value.const_value = ir.ExternalTensor(
+                path.name,
+                file.tell(),
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                base_dir=path.parent,
+            )
+            file.write(tensor.tobytes())
 
 
 @contextlib.contextmanager
@@ -166,8 +202,8 @@ def _finish(model: Any, transform: Transform, path: Path) -> None:
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path, full_check=True)  # by its path, since weights lie beside it
 
 
 def _prepend_lookup(graph: Any, transform: Transform) -> None:

@@ -18,7 +18,7 @@ from mlops_tasks.core.promotion import (
     is_withdrawn,
 )
 from mlops_tasks.core.publishing import gather_files, hash_file
-from mlops_tasks.core.scoring import ModelSignature
+from mlops_tasks.core.scoring import MODEL, WEIGHTS, ModelSignature
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import ArtifactStore, Ports
     from mlops_tasks.specs import DeploySpec
 
-MODEL_FILES = ("model.onnx", "signature.json", "golden.json", "reference.json")
+MODEL_FILES = (MODEL, "signature.json", "golden.json", "reference.json")
 VERDICT_FILES = ("evaluation.json", "model_card.md")
 TRIES = 5
 
@@ -75,8 +75,9 @@ def _files_of(verdict: Verdict) -> tuple[FileRef, ...]:
     if missing:
         msg = f"deploy: the model of {verdict.candidate.training} lacks {missing}; train it again with --recompute train"
         raise ModelRejected(msg)
+    weights = [wanted[WEIGHTS]] if WEIGHTS in wanted else []
     judged = [ref for ref in verdict.files if ref.key.rsplit("/", 1)[-1] in VERDICT_FILES]
-    return (*(wanted[name] for name in MODEL_FILES), *judged)
+    return (*(wanted[name] for name in MODEL_FILES), *weights, *judged)
 
 
 def _tags(ports: Ports, verdict: Verdict) -> Mapping[str, str]:
@@ -98,7 +99,7 @@ def _check_registered(ports: Ports, name: str, version: int, refs: tuple[FileRef
     fetched = ports.registry.fetch(name, version, folder)
     for ref in refs:
         file = ref.key.rsplit("/", 1)[-1]
-        if not (fetched / file).is_file() or (file in MODEL_FILES and hash_file(fetched / file) != ref.sha256):
+        if not (fetched / file).is_file() or (file not in VERDICT_FILES and hash_file(fetched / file) != ref.sha256):
             msg = f"model {name} version {version}: the registry's {file} is not the one judged; delete the version, run again"
             raise ModelRejected(msg)
 
@@ -198,7 +199,7 @@ def _deployment(version: int, candidate: Candidate, refs: tuple[FileRef, ...], d
     identity = {
         "model": ports.run.pipeline,
         "fingerprint": candidate.fingerprint,
-        "files": {name: hashes[name] for name in MODEL_FILES},
+        "files": {name: sha256 for name, sha256 in hashes.items() if name not in VERDICT_FILES},
     }
     return Deployment(
         digest=digest_of(identity),

@@ -17,7 +17,7 @@ from mlops_tasks.core.metrics import Predictions
 from mlops_tasks.core.model_card import render_model_card
 from mlops_tasks.core.publishing import gather_files, publish_files
 from mlops_tasks.core.report import Details, layout_digest, render_report
-from mlops_tasks.core.scoring import ModelSignature, Scorer
+from mlops_tasks.core.scoring import ModelSignature, Scorer, scorer_files
 from mlops_tasks.errors import DataRejected, ModelRejected
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import ArtifactStore, Ports
     from mlops_tasks.specs import EvaluateSpec
 
-CHAMPION_FILES = ("model.onnx", "signature.json")
 HALF = 0.5
 REPORTS = frozenset({"report.html", "model_card.md"})
 
@@ -132,7 +131,7 @@ def _load(store: ArtifactStore, refs: Iterable[FileRef], folder: Path) -> Scorer
 def _champion(champion: Deployment | None, store: ArtifactStore, folder: Path) -> Scorer | str:
     if champion is None:
         return ""
-    return _load(store, [champion.file(name) for name in CHAMPION_FILES], folder)
+    return _load(store, scorer_files(champion), folder)
 
 
 def _baseline(candidate: Candidate, folder: Path) -> Scorer | str:

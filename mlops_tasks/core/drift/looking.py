@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 PART_ROWS = 1 << 18
 """Rows held at once: of 50 columns about 100 MB."""
-MODEL_FILES = ("model.onnx", "signature.json")
 QUIET = {"backfill", "reproduce"}
 """Intents that don't take the place of a scheduled run's."""
 
@@ -134,7 +133,7 @@ class Lookout:
     def _scorer(self) -> Scorer | None:
         if self._reference.prediction is None:
             return None
-        from mlops_tasks.core.scoring import Scorer  # noqa: PLC0415 - loads ONNX Runtime
+        from mlops_tasks.core.scoring import Scorer, scorer_files  # noqa: PLC0415 - loads ONNX Runtime
 
-        gather_files(self._ports.store, [self._deployment.file(name) for name in MODEL_FILES], self._folder)
+        gather_files(self._ports.store, scorer_files(self._deployment), self._folder)
         return Scorer.load(self._folder, threads=1)

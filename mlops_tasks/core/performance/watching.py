@@ -195,9 +195,9 @@ class _Model:
     @cached_property
     def _scorer(self) -> Scorer:
         from mlops_tasks.core.publishing import gather_files  # noqa: PLC0415 - only where something is measured
-        from mlops_tasks.core.scoring import Scorer  # noqa: PLC0415 - loads ONNX Runtime
+        from mlops_tasks.core.scoring import Scorer, scorer_files  # noqa: PLC0415 - loads ONNX Runtime
 
-        gather_files(self._store, [self._deployment.file(name) for name in NEEDED], self._folder)
+        gather_files(self._store, scorer_files(self._deployment), self._folder)
         return Scorer.load(self._folder, threads=1)
 
     def measure(self, item: ValidFeatures, *, mature: bool, trusted: bool) -> Measured:

@@ -21,10 +21,12 @@ from mlops_tasks.errors import RegistryUnavailable, SpecError
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import make_ports
-from tests.judged_models import ROWS, SIGNATURE, make_verdict
+from tests.judged_models import ROWS, SIGNATURE, make_verdict, write_beside, write_model
 from tests.mlflow_database import fresh_uri
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlops_tasks.artifacts import Deployment
     from mlops_tasks.ports import Ports
 
@@ -147,13 +149,14 @@ def test_a_promotion_whose_alias_was_never_moved_is_finished_by_the_next(uri: st
     assert [(entry["to"], entry["reason"]) for entry in registry.history("shop")][-1] == ("2", "by hand")
 
 
+@pytest.mark.parametrize("write", [write_model, write_beside])
 def test_mlflow_itself_loads_the_registered_version(
-    uri: str, ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
 ) -> None:
     import mlflow  # noqa: PLC0415 - takes a second, and only this test needs it
 
     monkeypatch.chdir(tmp_path)
-    deploy.run(DeploySpec(), make_verdict(ports.store), ports=ports)
+    deploy.run(DeploySpec(), make_verdict(ports.store, write=write), ports=ports)
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/shop@champion")
     answer = model.predict(
@@ -161,6 +164,8 @@ def test_mlflow_itself_loads_the_registered_version(
     )
     folder = Path(mlflow.artifacts.download_artifacts("models:/shop/1", dst_path=str(tmp_path / "fetched")))
     assert {"MLmodel", "model.onnx", "signature.json", "golden.json", "reference.json"} <= {p.name for p in folder.iterdir()}
+    assert (folder / "model.onnx.data").exists() == (write is write_beside)
+    assert mlflow.onnx.load_model("models:/shop/1").graph.initializer[0].raw_data
     assert not list(folder.rglob("*.pkl"))
     assert model.metadata.get_input_schema().input_names() == ["numeric", "categorical"]
     assert answer["score"][0] == pytest.approx(0.7773, abs=1e-4)

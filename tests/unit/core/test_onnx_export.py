@@ -10,7 +10,7 @@ import torch
 
 from mlops_tasks.core.baselines import fit_boosting
 from mlops_tasks.core.network import Linear, Perceptron, ScoringNetwork, Standardiser, TabM
-from mlops_tasks.core.onnx_export import check_parity, export_boosting, export_network
+from mlops_tasks.core.onnx_export import ALIGNMENT, check_parity, export_boosting, export_network
 from mlops_tasks.core.scoring import ModelSignature, Scorer
 from mlops_tasks.core.transform import Transform, learn_transform
 from mlops_tasks.errors import ModelRejected
@@ -73,6 +73,28 @@ def test_tabm_of_several_classes_scores_alike_and_names_no_place(tmp_path: Path,
     assert capfd.readouterr().out == ""
     text = onnx.printer.to_text(onnx.load(tmp_path / "model.onnx"))
     assert ".py" not in text
+
+
+def test_large_weights_lie_beside_the_graph_to_be_mapped(tmp_path: Path) -> None:
+    transform = learn(["a", "b"], ["c"])
+    backbone = TabM(transform, 1, width=2048, depth=3, dropout=0.0, members=4)
+    for name, scale in backbone.named_parameters():
+        if name.endswith((".r", ".s")):
+            torch.nn.init.uniform_(scale, 0.5, 1.5)
+    network = ScoringNetwork(Standardiser(transform.numeric), backbone, "binary", shift=0.0, scale=1.0).eval()
+    assert_parity(tmp_path, network, transform, "binary")
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+    beside = [{entry.key: entry.value for entry in tensor.external_data} for tensor in graph.initializer]
+    assert {entry["location"] for entry in beside if entry} == {"model.onnx.data"}
+    assert all(int(entry["offset"]) % ALIGNMENT == 0 for entry in beside if entry)
+    shared = 2 * 2048 * 2048 * 4
+    assert shared < sum(int(entry["length"]) for entry in beside if entry) < 1.2 * shared  # once, not once a member
+    assert (tmp_path / "model.onnx").stat().st_size < 500_000
+    assert (tmp_path / "model.onnx.data").stat().st_mode & 0o444 == 0o444
+    first = [(tmp_path / name).read_bytes() for name in ("model.onnx", "model.onnx.data")]
+    (tmp_path / "model.onnx.data").unlink()
+    export_network(network, transform, tmp_path / "model.onnx")
+    assert [(tmp_path / name).read_bytes() for name in ("model.onnx", "model.onnx.data")] == first
 
 
 def test_numbers_alone(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from mlops_tasks.errors import ModelRejected
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import NOW, FakeProgress, FakeRegistry, make_ports, make_run
-from tests.judged_models import SCHEMA, make_verdict
+from tests.judged_models import SCHEMA, make_verdict, write_beside
 
 if TYPE_CHECKING:
-    from mlops_tasks.artifacts import Deployment, Intent
+    from mlops_tasks.artifacts import Candidate, Deployment, Intent
     from mlops_tasks.ports import Ports
 
 
@@ -94,6 +94,32 @@ def test_refuses_when_the_registry_gives_out_another_model(tmp_path: Path) -> No
     with pytest.raises(ModelRejected, match=r"shop version 1: the registry's model.onnx is not the one judged"):
         deploy_days(ports, 30)
     assert champion(ports) is None
+
+
+def test_weights_beside_the_graph_are_deployed_and_proven_with_it(tmp_path: Path) -> None:
+    class Confused(FakeRegistry):
+        def fetch(self, name: str, version: int, target: Path) -> Path:
+            folder = super().fetch(name, version, target)
+            if version == 2:
+                (folder / "model.onnx.data").write_bytes(b"another")
+            return folder
+
+    ports = make_ports(tmp_path, registry=Confused())
+    verdict = make_verdict(ports.store, write=write_beside)
+    deployment = deploy.run(DeploySpec(), verdict, ports=ports)
+    assert ports.store.verify(deployment.file("model.onnx.data"))
+    assert (ports.registry.fetch("shop", 1, tmp_path / "fetched") / "model.onnx.data").is_file()
+    with pytest.raises(ModelRejected, match=r"version 2: the registry's model.onnx.data is not the one judged"):
+        deploy.run(DeploySpec(), verdict.model_copy(update={"candidate": later(verdict.candidate)}), ports=ports)
+    others = [ref for ref in verdict.candidate.files if not ref.key.endswith(".data")]
+    incomplete = later(verdict.candidate).model_copy(update={"files": tuple(others)})
+    with pytest.raises(ModelRejected, match="does not load"):
+        deploy.run(DeploySpec(), verdict.model_copy(update={"candidate": incomplete}), ports=ports)
+
+
+def later(candidate: Candidate) -> Candidate:
+    """Return a candidate as of another training."""
+    return candidate.model_copy(update={"fingerprint": "later"})
 
 
 def test_later_training_replaces_the_champion_earlier_becomes_challenger(ports: Ports) -> None:
