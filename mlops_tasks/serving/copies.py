@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 KEPT = 3
 """Versions that stay on disk: the one that serves, the one to roll back to, the one that is tried."""
 STATE = "serving.json"
+READABLE, READABLE_FOLDER = 0o644, 0o755
+"""What another user's server that shares the copies needs; some tools write weights for their owner alone."""
 
 
 class Copies:
@@ -102,6 +104,7 @@ class Copies:
             fetched = self._registry.fetch(self._name, number, part)
             self._verify(number, fetched)
             for path in fetched.rglob("*"):
+                path.chmod(READABLE_FOLDER if path.is_dir() else READABLE)
                 _flush(path)
             with suppress(OSError):  # another server was quicker: its copy is as good
                 fetched.rename(folder)

@@ -17,25 +17,27 @@ UNLIMITED = 1 << 60
 def free_bytes(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
     """Return how many bytes this process may take before it or the host runs out: the lesser of both.
 
-    Cached pages of files count as free, since the kernel drops them first.
+    Cached pages of files count as free, since the kernel drops them first; those that are mapped don't. Weights of models that
+    serve are among them, and each request reads these: once dropped, they are read from the disk again and again.
     """
     return max(0, min(_host_free(proc), *_cgroup_free(cgroup, proc)))
 
 
 def _host_free(proc: Path) -> int:
-    for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return UNLIMITED
+    rows = dict(line.split(":", 1) for line in (proc / "meminfo").read_text(encoding="ascii").splitlines())
+    if "MemAvailable" not in rows:
+        return UNLIMITED
+    available, mapped = (int(rows.get(name, "0 kB").split()[0]) * 1024 for name in ("MemAvailable", "Mapped"))
+    return available - mapped
 
 
 def _cgroup_free(root: Path, proc: Path) -> list[int]:
     """Return what this process's group leaves, with either version of the kernel's cgroups."""
     groups = _groups(proc)
     found = []
-    for kind, base, limit, usage, cached in (
-        ("", root, "memory.max", "memory.current", "inactive_file"),
-        ("memory", root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for kind, base, limit, usage, prefix, mapped in (
+        ("", root, "memory.max", "memory.current", "", "file_mapped"),
+        ("memory", root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_", "total_mapped_file"),
     ):
         # A container sees its own group at the root, and may know it by a path that is the host's.
         own = base / groups.get(kind, "")
@@ -45,7 +47,8 @@ def _cgroup_free(root: Path, proc: Path) -> list[int]:
             rows = dict(line.split() for line in (place / "memory.stat").read_text(encoding="ascii").splitlines())
             if most < UNLIMITED:
                 used = int((place / usage).read_text(encoding="ascii"))
-                found.append(most - used + int(rows.get(cached, 0)))
+                cached = sum(int(rows.get(f"{prefix}{name}", 0)) for name in ("active_file", "inactive_file"))
+                found.append(most - used + max(0, cached - int(rows.get(mapped, 0))))
     return found or [UNLIMITED]
 
 

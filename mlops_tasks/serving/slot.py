@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.core.golden import load_proven, rows_to_arrays
 from mlops_tasks.core.promotion import LOOSE_TOLERANCE
+from mlops_tasks.core.scoring import MODEL, weights_file
 from mlops_tasks.serving.decoding import BadRequest, Layout
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Role = Literal["champion", "challenger"]
 """Which alias of the registry a model serves under."""
 WARM_UP_ROWS = 256
+"""For a small model. Of a large one, whose weights lie beside it, golden rows are enough: they bring all weights into memory,
+beside which a batch's numbers are nothing, and 256 rows would take it a second, while requests may wait."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,8 @@ def load_folder(
 
     """
     scorer, golden = load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
-    _warm_up(scorer, golden)
+    if not weights_file(folder / MODEL).exists():
+        _warm_up(scorer, golden)
     return LoadedModel(name, version, scorer, golden, tags, promotion, folder)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlops_tasks.errors import ModelRejected
+from mlops_tasks.serving.costs import MEASURED_FROM, Costs, Size
 from mlops_tasks.serving.memory import Peak, free_bytes, give_back
 from mlops_tasks.serving.slot import load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GROWTH_UNKNOWN = 2.5
-"""Bytes of memory a byte of model files, until a load was measured: weights inside the file are there twice while it loads."""
-MEASURED_FROM = 16 << 20
-"""Bytes of a model below which what a session takes of itself would count for the weights."""
 SPARE_BYTES = 64 << 20
 """Stays free for requests when two models are in memory."""
 
@@ -64,6 +61,10 @@ class Swapper:
     `hot` loads and proves the new model beside the old one, which goes when its last request is answered.
     `single-slot` closes the gate, waits for the requests inside, releases the old model, loads and proves the new one and
     opens the gate; where that fails, the old one comes back first.
+    `auto` is `hot` where both fit: where what is free holds all that the new one takes while it loads. Mapped weights count
+    whole, the new model's and those of what serves, though the kernel could drop them and read them again: each request reads
+    them all, so two that don't fit would be read from the disk at each request as long as both are there. What is asked for as
+    `hot` is done so, for nothing fails by that, except where weights are inside the file and would end the process.
     """
 
     def __init__(
@@ -79,26 +80,28 @@ class Swapper:
     ) -> None:
         self._slot, self._gate, self._mode, self._threads = slot, gate, mode, threads
         self._telemetry, self._announce, self._free = telemetry or NoTelemetry(), announce, free
-        self._growth = GROWTH_UNKNOWN
-        self._seconds_per_byte = 0.0
+        self._costs = Costs()
 
     async def swap(self, role: Role, version: Version) -> Swapped:
         """Let a version serve under a role.
 
         Raises:
-            ModelRejected: it does not load or repeat its golden rows, or a challenger does not fit beside the champion;
-                what served goes on serving.
+            ModelRejected: it does not load or repeat its golden rows, or it does not fit beside the champion and can't wait for
+                its place: a challenger, or one for a hot swap; what served goes on serving.
 
         """
-        needed, free = int(_size(version.folder) * self._growth) + SPARE_BYTES, self._free()
-        fits = needed <= free
-        if role == "challenger" or self._slot.model is None:
-            if role == "challenger" and not fits:
-                raise ModelRejected(self._beside(version, needed, free))
-            swapped = await self._hot(role, version)
-        elif self._mode == "hot" or (self._mode == "auto" and fits):
+        size, free = Size.of(version.folder), self._free()
+        needed = self._costs.memory(size) + SPARE_BYTES
+        fits, empty = needed <= free, self._slot.model is None
+        if role == "challenger" and not fits:
+            raise ModelRejected(self._beside(version, needed, free))
+        if self._mode == "hot" and not empty and not fits and size.inside >= MEASURED_FROM:
+            msg = f"{self._beside(version, needed, free)}; give the server more memory, or set serve.swap to auto"
+            raise ModelRejected(msg)
+        if role == "challenger" or empty or self._mode == "hot" or (self._mode == "auto" and fits):
             swapped = await self._hot(role, version)
         else:
+            assert self._slot.model is not None
             swapped = await self._in_place(version, self._slot.model, needed, free)
         self._telemetry.swapped(swapped.mode, swapped.version, swapped.pause_s)
         return swapped
@@ -131,9 +134,11 @@ class Swapper:
     async def _in_place(self, version: Version, champion: LoadedModel, needed: int, free: int) -> Swapped:
         before = Version.of(champion)
         del champion  # nothing here may keep the old model alive
-        expected = _size(version.folder) * self._seconds_per_byte
+        size = Size.of(version.folder)
+        expected = self._costs.seconds(size)
+        wait = "for a time that is not known yet" if expected is None else f"about {expected:.2f} s"
         why = self._beside(version, needed, free) if self._mode == "auto" else "its pipeline asks for single-slot swaps"
-        self._announce(f"model {self._slot.name}: {why}: requests will wait about {expected:.2f} s while it is loaded")
+        self._announce(f"model {self._slot.name}: {why}: requests will wait {wait} while it is loaded")
         gate, slot = self._gate, self._slot
         started = time.perf_counter()
         gate.close()
@@ -150,6 +155,7 @@ class Swapper:
             pause = time.perf_counter() - started
         if slot.model is None or slot.model.version != version.number:  # `_load_or` said why
             raise ModelRejected(slot.problem)
+        self._costs.learn_seconds(size, pause)
         self._announce(f"model {slot.name}: requests waited {pause:.2f} s for version {version.number}")
         return Swapped(version.number, "single-slot", pause)
 
@@ -168,7 +174,7 @@ class Swapper:
 
     async def _load(self, version: Version) -> LoadedModel:
         """Load in a thread, so that requests go on; measure what it takes."""
-        size, started = max(_size(version.folder), 1), time.perf_counter()
+        size, started = Size.of(version.folder), time.perf_counter()
         with Peak() as peak:
             loaded = await asyncio.to_thread(
                 load_folder,
@@ -179,10 +185,8 @@ class Swapper:
                 promotion=version.promotion,
                 threads=self._threads,
             )
-        self._seconds_per_byte = (time.perf_counter() - started) / size
-        if size >= MEASURED_FROM:
-            # Never less than the weights themselves, of which some may have gone into memory that was free already.
-            self._growth = max(peak.bytes / size, 1.0)
+        self._costs.learn_seconds(size, time.perf_counter() - started)
+        self._costs.learn_memory(size, peak.bytes)
         return loaded
 
     def _beside(self, version: Version, needed: int, free: int) -> str:
@@ -190,8 +194,3 @@ class Swapper:
             f"version {version.number} does not fit beside the model that serves: "
             f"about {needed >> 20} MB would be needed, {free >> 20} MB are free"
         )
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes of a model's graph and weights."""
-    return sum(path.stat().st_size for path in folder.glob("model.onnx*"))

@@ -9,10 +9,11 @@ import pytest
 from mlops_tasks.errors import ModelRejected, StoreUnavailable
 from mlops_tasks.ports import Ports
 from mlops_tasks.serving.copies import Copies
+from mlops_tasks.serving.slot import load_folder
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import FakeRegistry, make_ports
-from tests.judged_models import make_verdict
+from tests.judged_models import make_verdict, write_beside
 
 
 @pytest.fixture
@@ -57,6 +58,27 @@ def test_files_that_are_not_those_deployed_are_refused_and_leave_nothing(
     with pytest.raises(ModelRejected, match=r"version 1: the registry's model.onnx is not the one deployed"):
         Copies(tmp_path / "copies", "shop", registry).fetch(1, "champion")
     assert folders(tmp_path / "copies") == []
+
+
+def test_weights_beside_the_graph_are_copied_for_all_to_read_and_verified(
+    tmp_path: Path, ports: Ports, registry: FakeRegistry
+) -> None:
+    deploy.run(DeploySpec(), make_verdict(ports.store, write=write_beside), ports=ports)
+    fetch = registry.fetch
+
+    def private(name: str, version: int, target: Path) -> Path:
+        folder = fetch(name, version, target)
+        (folder / "model.onnx.data").chmod(0o600)
+        return folder
+
+    registry.fetch = private  # type: ignore[method-assign]  # as tools that write weights do
+    copy = Copies(tmp_path / "copies", "shop", registry).fetch(1, "champion").folder
+    assert (copy / "model.onnx.data").stat().st_mode & 0o777 == 0o644
+    assert load_folder(copy, "shop", 1, tags={}, promotion={}).version == 1
+    registry.files["shop", 1]["model.onnx.data"] += b"x"
+    with pytest.raises(ModelRejected, match=r"version 1: the registry's model.onnx.data is not the one deployed"):
+        Copies(tmp_path / "others", "shop", registry).fetch(1, "champion")
+    assert folders(tmp_path / "others") == []
 
 
 def test_the_same_number_in_another_registry_is_another_version(tmp_path: Path, ports: Ports, registry: FakeRegistry) -> None:

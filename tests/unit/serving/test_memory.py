@@ -12,23 +12,31 @@ if TYPE_CHECKING:
 MB = 1 << 20
 
 
-def host(folder: Path, available_mb: int) -> Path:
+def host(folder: Path, available_mb: int, mapped_mb: int = 0) -> Path:
     (folder / "proc").mkdir()
-    (folder / "proc" / "meminfo").write_text(f"MemTotal: 99999 kB\nMemAvailable: {available_mb * 1024} kB\n", encoding="ascii")
+    lines = ["MemTotal: 99999 kB", f"MemAvailable: {available_mb * 1024} kB", f"Mapped: {mapped_mb * 1024} kB", ""]
+    (folder / "proc" / "meminfo").write_text("\n".join(lines), encoding="ascii")
     return folder / "proc"
 
 
-def group(folder: Path, limit: str, used_mb: int, cached_mb: int) -> Path:
+def group(folder: Path, limit: str, used_mb: int, cached_mb: int, mapped_mb: int = 0) -> Path:
     root = folder / "cgroup"
     root.mkdir()
     (root / "memory.max").write_text(f"{limit}\n", encoding="ascii")
     (root / "memory.current").write_text(f"{used_mb * MB}\n", encoding="ascii")
-    (root / "memory.stat").write_text(f"anon 5\ninactive_file {cached_mb * MB}\n", encoding="ascii")
+    lines = ["anon 5", f"file_mapped {mapped_mb * MB}", f"inactive_file {cached_mb * MB - 10}", "active_file 10", ""]
+    (root / "memory.stat").write_text("\n".join(lines), encoding="ascii")
     return root
 
 
 def test_a_containers_limit_counts_less_what_it_uses_and_cached_files_are_free(tmp_path: Path) -> None:
     assert free_bytes(group(tmp_path, str(512 * MB), 400, 150), host(tmp_path, 9000)) == 262 * MB
+
+
+def test_mapped_files_are_not_free_for_they_are_weights_that_requests_read(tmp_path: Path) -> None:
+    assert free_bytes(group(tmp_path, str(1200 * MB), 1100, 900, mapped_mb=750), host(tmp_path, 9000)) == 250 * MB
+    (tmp_path / "other").mkdir()
+    assert free_bytes(group(tmp_path / "other", "max", 0, 0), host(tmp_path / "other", 1000, mapped_mb=750)) == 250 * MB
 
 
 def test_without_a_limit_the_host_counts(tmp_path: Path) -> None:
@@ -44,7 +52,9 @@ def test_the_older_kernels_cgroups_are_read_too(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     (root / "memory.limit_in_bytes").write_text(f"{256 * MB}\n", encoding="ascii")
     (root / "memory.usage_in_bytes").write_text(f"{100 * MB}\n", encoding="ascii")
-    (root / "memory.stat").write_text(f"total_inactive_file {4 * MB}\n", encoding="ascii")
+    (root / "memory.stat").write_text(
+        f"total_inactive_file {3 * MB}\ntotal_active_file {2 * MB}\ntotal_mapped_file {MB}\n", encoding="ascii"
+    )
     assert free_bytes(root.parent, host(tmp_path, 9000)) == 160 * MB
 
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from mlops_tasks.errors import ModelRejected
+from mlops_tasks.serving.costs import Costs, Size
 from mlops_tasks.serving.gate import Gate
 from mlops_tasks.serving.slot import Slot
-from mlops_tasks.serving.swapping import Swapper, Version
+from mlops_tasks.serving.swapping import SPARE_BYTES, Swapper, Version
 from tests.judged_models import write_model
 
 if TYPE_CHECKING:
@@ -16,13 +18,21 @@ if TYPE_CHECKING:
 
     from mlops_tasks.serve_specs import SwapMode
 
-GB = 1 << 30
+MB, GB = 1 << 20, 1 << 30
 
 
-def version(folder: Path, number: int, *, golden_error: float = 0.0) -> Version:
+def version(folder: Path, number: int, *, golden_error: float = 0.0, inside: int = 0, beside: int = 0) -> Version:
+    """Write a small version; `inside` and `beside` make its files as many bytes larger."""
     place = folder / str(number)
     place.mkdir()
     write_model(place, bias=number / 10, golden_error=golden_error)
+    if inside:
+        model = onnx.load(place / "model.onnx")
+        model.doc_string = "x" * inside
+        onnx.save(model, place / "model.onnx")
+    if beside:
+        with (place / "model.onnx.data").open("wb") as weights:
+            weights.truncate(beside)
     return Version(number, place, {}, {})
 
 
@@ -121,6 +131,57 @@ def test_when_the_old_one_does_not_come_back_either_that_is_said(tmp_path: Path)
 
     asyncio.run(scenario())
     assert (serving.champion, serving.gate.closed) == (None, False)
+
+
+def test_weights_beside_the_graph_count_whole_and_once(tmp_path: Path) -> None:
+    async def swap(free: int) -> str:
+        serving = Serving("auto", free)
+        folder = tmp_path / str(free)
+        folder.mkdir()
+        await serving.swapper.swap("champion", version(folder, 1))
+        return (await serving.swapper.swap("champion", version(folder, 2, beside=GB))).mode
+
+    assert asyncio.run(swap(GB - 1)) == "single-slot"
+    assert asyncio.run(swap(GB + 2 * SPARE_BYTES)) == "hot"
+
+
+def test_a_hot_swap_that_would_end_the_process_is_refused_in_words_and_one_of_mapped_weights_is_done(tmp_path: Path) -> None:
+    serving = Serving("hot", 64 * MB)
+
+    async def scenario() -> None:
+        await serving.swapper.swap("champion", version(tmp_path, 1))
+        with pytest.raises(ModelRejected, match="about 164 MB would be needed, 64 MB are free; give the server more"):
+            await serving.swapper.swap("champion", version(tmp_path, 2, inside=40 * MB))
+        assert serving.champion == 1
+        await serving.swapper.swap("champion", version(tmp_path, 3, beside=GB))
+
+    asyncio.run(scenario())
+    assert serving.champion == 3
+
+
+def test_the_pause_that_is_announced_is_that_of_models_alike(tmp_path: Path) -> None:
+    serving = Serving("single-slot")
+
+    async def scenario() -> None:
+        for number, beside in ((1, 0), (2, GB), (3, GB)):
+            await serving.swapper.swap("champion", version(tmp_path, number, beside=beside))
+
+    asyncio.run(scenario())
+    unknown, measured, announced, _ = serving.said
+    assert "requests will wait for a time that is not known yet while it is loaded" in unknown
+    assert announced.split("will wait about ")[1].split(" s")[0] == measured.split("waited ")[1].split(" s")[0]
+
+
+def test_a_load_costs_what_the_last_of_its_kind_did() -> None:
+    costs, small, inside, beside = Costs(), Size(MB, 0), Size(100 * MB, 0), Size(MB, 99 * MB)
+    assert (costs.memory(inside), costs.memory(beside)) == (250 * MB, 100 * MB)
+    costs.learn_memory(small, GB)
+    costs.learn_memory(inside, 210 * MB)
+    costs.learn_memory(beside, 10 * MB)  # some of it was in memory already
+    assert (costs.memory(small), costs.memory(Size(200 * MB, 0)), costs.memory(beside)) == (int(2.5 * MB), 420 * MB, 100 * MB)
+    costs.learn_seconds(small, 0.5)
+    costs.learn_seconds(beside, 0.25)
+    assert (costs.seconds(Size(2 * MB, 0)), costs.seconds(Size(MB, 199 * MB)), costs.seconds(inside)) == (0.5, 0.5, None)
 
 
 def test_a_challenger_is_loaded_beside_and_becomes_champion_without_another_load(tmp_path: Path) -> None:
