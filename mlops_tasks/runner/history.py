@@ -6,6 +6,7 @@ by it, and `mlops explain` tells from it. A retry of a stage replaces what its f
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class StageRecord(BaseModel):
     asked_at: UtcTime = Field(description="the run's clock: when its task started")
     ended_at: UtcTime = Field(description="when the stage had ended")
     seconds: float = Field(description="wall time of the stage's work")
+    busy: float = Field(default=1.0, description="how many processes waited for each core when it ended; 1: cores were free")
     computed: int = 0
     cached: int = 0
     rows: int = Field(default=0, description="rows of its results, or of the dataset that it worked on")
@@ -127,7 +129,22 @@ def _begun(invocation: Invocation, seconds: float, ended_at: datetime) -> StageR
         asked_at=invocation.now,
         ended_at=ended_at,
         seconds=round(seconds, 3),
+        busy=round(busyness(), 2),
     )
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busyness() -> float:
+    """Return how many times longer work takes while the machine is as busy as in the last minute; 1 where cores are free."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:  # a platform that does not count it
+        return 1.0
+    return max(1.0, load / cores())
 
 
 def read_history(store: ArtifactStore, pipeline: str, segment: str = "") -> list[StageRecord]:

@@ -12,9 +12,9 @@ from mlops_tasks.core.windows import windows_between
 from mlops_tasks.durations import format_duration
 from mlops_tasks.errors import PipelineError
 from mlops_tasks.pipeline import BY_NAME, INGEST, TRAIN
-from mlops_tasks.runner.history import SETTINGS, read_history
+from mlops_tasks.runner.history import SETTINGS, busyness, cores, read_history
 from mlops_tasks.runner.planning.lookup import Lookup, WindowFound, count_states
-from mlops_tasks.runner.planning.rates import Estimate, Rates, Throughput, add_up, busyness, cores, wall_of
+from mlops_tasks.runner.planning.rates import Estimate, Rates, Throughput, add_up, wall_of
 from mlops_tasks.runner.planning.runs import (
     PARALLEL,
     Kind,
@@ -167,11 +167,13 @@ class Planner:
         return wall_of([training["estimate"] for training in trainings], len(INGEST) + len(TRAIN) + 1, self._parallel)
 
     def _time_told(self, likely: Estimate, most: Estimate) -> dict[str, Any]:
-        """Say the minutes; a machine that is busy now may stay so, which the upper bound allows for."""
-        busy = busyness()
+        """Say the minutes; a machine that is busier, or less busy, than it was may stay so, which the bounds allow for."""
+        busy = busyness() / self._rates.busyness
         if busy > BUSY:
-            self._notes.append(f"this machine is busy: while it stays so, expect about {busy:.0f} times as long where it runs")
-        minutes = {"likely": likely.seconds, "low": likely.low, "high": most.high * busy}
+            self._notes.append(
+                f"this machine is busier than it was: while it stays so, expect up to {busy:.0f} times as long where it runs"
+            )
+        minutes = {"likely": likely.seconds, "low": likely.low * min(busy, 1.0), "high": most.high * max(busy, 1.0)}
         return {"minutes": {name: round(seconds / 60, 2) for name, seconds in minutes.items()} | {"basis": most.basis}}
 
     def _told(self, runs: Sequence[Run], found: Mapping[Window, WindowFound], sizes: Sizes) -> dict[str, Any]:

@@ -8,7 +8,6 @@ them, the more the more they are, so that a pipeline's own figures replace ours.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from itertools import groupby
 from typing import Any
 
 from mlops_tasks.pipeline import BY_NAME, INGEST
-from mlops_tasks.runner.history import StageRecord
+from mlops_tasks.runner.history import StageRecord, cores
 
 NEAREST = 15
 """Most earlier runs that one estimate is made of: the latest of those whose size is nearest."""
+LATEST = 50
 ALIKE = 0.7
 """Sizes within a factor of two, as the difference of logarithms, count as alike."""
 LOOK_S = 0.15
@@ -143,6 +143,11 @@ class Rates:
         least = min(map(distance, pool))
         return [record for record in pool if distance(record) <= max(least, ALIKE)][-NEAREST:]
 
+    @property
+    def busyness(self) -> float:
+        """How busy the machine was during what is recorded, as `history.busyness` counts it; 1: unknown or idle."""
+        return statistics.median(record.busy for record in self._done[-LATEST:]) if self._done else 1.0
+
     def throughput(self) -> Throughput | None:
         """Return how the latest backfill of `.ingest` that was long enough went."""
         for session in reversed(list(_sessions(self._done))):
@@ -179,20 +184,6 @@ def wall_of(runs: Sequence[Estimate], tasks: int, parallel: int) -> Estimate:
     """Estimate the wall time of runs that go side by side, not more at a time than there are cores, each task with its cost."""
     side_by_side = max(1, min(parallel, cores(), len(runs)))
     return add_up([*runs, _fixed(TASK_S * tasks * len(runs), "")]).times(1 / side_by_side)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def busyness() -> float:
-    """Return how many times longer work takes while the machine is as busy as in the last minute: 1 where cores are free."""
-    try:
-        load = os.getloadavg()[0]
-    except OSError:  # a platform that does not count it
-        return 1.0
-    return max(1.0, (load + 1) / cores())
 
 
 def _fixed(seconds: float, basis: str) -> Estimate:
