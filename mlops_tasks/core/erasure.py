@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -203,16 +203,3 @@ def _days_key(name: str, erasure: Erasure) -> str:
 
 def _stamp(erasure: Erasure) -> str:
     return f"{erasure.at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}"
-
-
-def remove_old(store: ArtifactStore, name: str, before: datetime) -> Erased:
-    """Remove the days of a log that ended before a time, earliest first; a day that goes on at that time stays whole."""
-    done = Erased()
-    for day in logged_days(store, name):
-        if day >= before.astimezone(UTC).date():
-            break
-        for key in list(store.list(day_prefix(name, day))):
-            store.delete(key)
-            done.files += 1
-            done.days.add(day)
-    return done

@@ -79,3 +79,22 @@ def days_of(window: Window) -> Iterator[date]:
 def utc_day(at_ns: int) -> date:
     """Return the UTC day of a time in nanoseconds since 1970."""
     return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).date()
+
+
+def remove_old(store: ArtifactStore, name: str, before: datetime) -> tuple[int, list[date]]:
+    """Remove the days of a log that ended before a time, earliest first; a day that goes on at that time stays whole.
+
+    Returns:
+        How many files are gone, and of which days.
+
+    """
+    files, days = 0, []
+    for day in logged_days(store, name):
+        if day >= before.astimezone(UTC).date():
+            break
+        keys = list(store.list(day_prefix(name, day)))
+        for key in keys:
+            store.delete(key)
+        files += len(keys)
+        days += [day] if keys else []
+    return files, days

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.artifacts import Window
-from mlops_tasks.core.request_log import REQUESTS
+from mlops_tasks.core.request_log import REQUESTS, remove_old
 from mlops_tasks.core.windows import window_of
 from mlops_tasks.errors import NothingToDo, SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names
@@ -209,15 +209,13 @@ def retain(name: str, *, now: datetime, adapters: Adapters | None = None) -> dic
         StoreUnavailable: the store does not answer.
 
     """
-    from mlops_tasks.core.erasure import remove_old  # noqa: PLC0415 - loads pyarrow
-
     adapters, pipeline = adapters or Adapters(), load_pipeline(name)
     kept = pipeline.serve.log.retain
     if kept is None:
         msg = f"{name}: its request log is kept for ever; set serve.log.retain, such as 90d, to remove older days"
         raise NothingToDo(msg)
-    done = remove_old(adapters.store, name, now - kept)
-    if not done.files:
+    files, days = remove_old(adapters.store, name, now - kept)
+    if not files:
         msg = f"{name}: no day of its request log ended before {now - kept:%Y-%m-%d %H:%M} UTC"
         raise NothingToDo(msg)
-    return {"pipeline": name, "files": done.files, "days": [day.isoformat() for day in sorted(done.days)]}
+    return {"pipeline": name, "files": files, "days": [day.isoformat() for day in days]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,19 @@ def test_days_that_are_older_than_they_may_be_go(adapters: Adapters) -> None:
     with pytest.raises(NothingToDo, match="no day of its request log ended before 2029-12-03 00:00 UTC"):
         retain(NAME, now=NOW - timedelta(days=30), adapters=adapters)
     assert retain(NAME, now=NOW, adapters=adapters) == {"pipeline": NAME, "files": 1, "days": ["2030-01-01"]}
+    assert ids(adapters) == ["a2"]
+
+
+def test_days_are_removed_where_there_is_neither_pyarrow_nor_a_model_s_runtime(adapters: Adapters) -> None:
+    path = Path(adapters.environ["MLOPS_PIPELINES"]) / NAME / "pipeline.yaml"
+    path.write_text(path.read_text() + "\nserve: {log: {retain: 30d}}\n")
+    code = (
+        "import sys; from datetime import UTC, datetime; from mlops_tasks.runner.erasing import retain; "
+        f"retain({NAME!r}, now=datetime(2030, 2, 1, tzinfo=UTC)); "
+        "print(*{'pyarrow', 'numpy', 'onnxruntime', 'mlflow', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
     assert ids(adapters) == ["a2"]
 
 

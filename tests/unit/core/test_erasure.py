@@ -12,8 +12,8 @@ import pytest
 from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.adapters.sources import Sources
 from mlops_tasks.artifacts import Window
-from mlops_tasks.core.erasure import Erasure, apply_erasures, days_of_erasure, read_erasures, remove_old, write_down
-from mlops_tasks.core.request_log import logged_days
+from mlops_tasks.core.erasure import Erasure, apply_erasures, days_of_erasure, read_erasures, write_down
+from mlops_tasks.core.request_log import logged_days, remove_old
 from mlops_tasks.core.rollout.trials import read_log
 from mlops_tasks.errors import DataRejected, StoreUnavailable
 from mlops_tasks.serving.recording.entities import entity_hasher
@@ -260,9 +260,9 @@ def test_a_store_that_keeps_something_else_loses_nothing(tmp_path: Path, store: 
 
 
 def test_old_days_go_and_a_day_that_is_not_old_as_a_whole_stays(store: LocalStore) -> None:
-    assert remove_old(store, "shop", datetime(2030, 1, 1, 23, 59, tzinfo=UTC)).files == 0
+    assert remove_old(store, "shop", datetime(2030, 1, 1, 23, 59, tzinfo=UTC)) == (0, [])
     done = remove_old(store, "shop", datetime(2030, 1, 3, 12, tzinfo=UTC))
-    assert (done.files, done.days) == (3, {date(2030, 1, 1), date(2030, 1, 2)})
+    assert done == (3, [date(2030, 1, 1), date(2030, 1, 2)])
     assert ids(store) == Counter({"a2": 1, "c2": 1})
     assert logged_days(store, "shop")[-1] == date(2030, 1, 3)
     assert Sources(lambda: store).earliest(SOURCE) == NOON + timedelta(days=2)
