@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_tasks.artifacts import Window
 from mlops_tasks.core.request_log import REQUESTS, remove_old
 from mlops_tasks.core.windows import window_of
-from mlops_tasks.errors import NothingToDo, SpecError
+from mlops_tasks.errors import NothingToDo, RegistryUnavailable, SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names
 from mlops_tasks.wiring import Adapters
 
@@ -142,13 +142,21 @@ def _derived_by(pipeline: PipelineSpec, days: Sequence[date], erasure: Erasure, 
     raw = [key for key in _revisions(pipeline, "raw", days, timedelta(), store) if _was_there(store, key, erasure.at)]
     features = _revisions(pipeline, "features", days, pipeline.preprocess.lookback, store)
     datasets = _datasets_of(name, features, store)
-    models = [
-        f"{name} version {row.version}"
-        for row in adapters.registry.versions(name)
-        if _dataset_of(name, row.version, adapters) in {_version_of(key) for key in datasets}
-    ]
+    models = _models_of(name, datasets, adapters)
     listed = (("collected window", raw), ("features", features), ("dataset", datasets), ("model, with its golden rows", models))
     return [{"pipeline": name, "kind": kind, "what": what} for kind, what in listed if what]
+
+
+def _models_of(name: str, datasets: Sequence[str], adapters: Adapters) -> list[str]:
+    """Return the registered models that were trained on datasets; a registry that does not answer is said instead."""
+    versions = {_version_of(key) for key in datasets}
+    try:
+        trained = [
+            row.version for row in adapters.registry.versions(name) if _dataset_of(name, row.version, adapters) in versions
+        ]
+    except RegistryUnavailable as error:
+        return [f"not known: {error}"]
+    return [f"{name} version {version}" for version in trained]
 
 
 def _revisions(pipeline: PipelineSpec, kind: str, days: Iterable[date], lookback: timedelta, store: ArtifactStore) -> list[str]:

@@ -17,7 +17,7 @@ from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.cli import main
 from mlops_tasks.core.privacy import HASH_KEY
 from mlops_tasks.core.scoring import ModelSignature
-from mlops_tasks.errors import NothingToDo, SpecError
+from mlops_tasks.errors import NothingToDo, RegistryUnavailable, SpecError
 from mlops_tasks.runner.erasing import Subject, erase, retain
 from mlops_tasks.serving.decoding import Layout
 from mlops_tasks.serving.endpoints import _entity
@@ -133,6 +133,19 @@ def test_what_was_made_of_it_is_listed(adapters: Adapters) -> None:
     adapters.store.delete("lived/raw/2030-01-01/r2030-01-01/manifest.json")
     shutil.rmtree(Path(adapters.environ["MLOPS_STORE"]) / "lived/raw/2030-01-01/r2030-01-01")
     assert "collected window" not in {item["kind"] for item in by_ann(adapters)["may_still_hold"]}
+
+
+def test_a_registry_that_is_away_hides_no_count(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_results(adapters)
+
+    def away(*_: object) -> None:
+        msg = "MLflow does not answer"
+        raise RegistryUnavailable(msg)
+
+    monkeypatch.setattr(adapters.registry, "versions", away)
+    done = by_ann(adapters)
+    assert done["rows"] == 2
+    assert done["may_still_hold"][-1]["what"] == ["not known: MLflow does not answer"]
 
 
 def test_a_pipeline_that_can_t_be_read_is_named(adapters: Adapters) -> None:
