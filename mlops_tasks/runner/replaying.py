@@ -44,6 +44,11 @@ class Replay:
     waited: dict[str, int] = field(default_factory=dict)
     """Why a training that something asked for was held back -> windows."""
 
+    def waits(self, reason: str) -> None:
+        """Count a training that was held back; the end of the reason says by what."""
+        why = reason.rsplit("; ", 1)[-1]
+        self.waited[why] = self.waited.get(why, 0) + 1
+
 
 def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features: Sequence[ValidFeatures]) -> Replay:
     """Walk through the windows in time order and let the pipeline's rules decide after each.
@@ -75,8 +80,7 @@ def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features:
             _count(found, state, alarmed)
             decision = review(pipeline, state)
             if decision.action == "wait":
-                why = decision.reason.rsplit("; ", 1)[-1]
-                found.waited[why] = found.waited.get(why, 0) + 1
+                found.waits(decision.reason)
             if decision.action == "train":
                 request = _request(pipeline, state, len(requests) + 1, decision.reason, decision.causes)
                 made = made_at(matrix, now, serving)

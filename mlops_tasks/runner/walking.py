@@ -76,14 +76,7 @@ def measure_matrix(pipeline: PipelineSpec, adapters: Adapters, walk: Walk) -> Ma
     start = walk.start or min(known.as_of for known, _ in models)
     features, missing = validated_features(pipeline, adapters, start, walk.end)
     periods = cut_periods([item.window for item in features], walk.by)
-    scoring = _Scoring(pipeline, adapters, {item.window: item for item in features})
-    cells = []
-    with adapters.progress.bar("walk forward", len(periods)) as bar:
-        for period, windows in periods.items():
-            able = [(known, deployed) for known, deployed in models if known.as_of <= period.start]
-            cells += list(scoring.cells(period, windows, able, absent))
-            bar.advance(1)
-    scoring.close()
+    cells = _score(pipeline, adapters, features, periods, models=models, absent=absent)
     if not cells:
         msg = f"{pipeline.name}: no {walk.by} begins after the first model could serve, so there is nothing to score on"
         raise NothingToDo(msg)
@@ -99,6 +92,29 @@ def measure_matrix(pipeline: PipelineSpec, adapters: Adapters, walk: Walk) -> Ma
         cells=tuple(cells),
         absent=absent,
     )
+
+
+def _score(
+    pipeline: PipelineSpec,
+    adapters: Adapters,
+    features: Sequence[ValidFeatures],
+    periods: Mapping[Window, Sequence[Window]],
+    *,
+    models: Sequence[tuple[Known, Deployment]],
+    absent: dict[str, str],
+) -> list[Cell]:
+    """Score each model on each period that begins after it could serve; why a cell is not there goes into `absent`."""
+    cells: list[Cell] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="mlops-walk-") as folder,
+        adapters.progress.bar("walk forward", len(periods)) as bar,
+    ):
+        scoring = _Scoring(pipeline, adapters, {item.window: item for item in features}, Path(folder))
+        for period, windows in periods.items():
+            able = [(known, deployed) for known, deployed in models if known.as_of <= period.start]
+            cells += scoring.cells(period, windows, able, absent)
+            bar.advance(1)
+    return cells
 
 
 def _metric(pipeline: PipelineSpec, asked: str) -> str:
@@ -195,14 +211,11 @@ def _present(pipeline: PipelineSpec, adapters: Adapters, kept: list[ValidFeature
 class _Scoring:
     """Scores models on periods; each model is loaded once, when it is first needed."""
 
-    def __init__(self, pipeline: PipelineSpec, adapters: Adapters, features: Mapping[Window, ValidFeatures]) -> None:
-        self._pipeline, self._adapters, self._features = pipeline, adapters, features
-        self._folder = tempfile.TemporaryDirectory(prefix="mlops-walk-")
+    def __init__(
+        self, pipeline: PipelineSpec, adapters: Adapters, features: Mapping[Window, ValidFeatures], folder: Path
+    ) -> None:
+        self._pipeline, self._adapters, self._features, self._folder = pipeline, adapters, features, folder
         self._scorers: dict[int, Scorer] = {}
-
-    def close(self) -> None:
-        """Remove the copies of the models."""
-        self._folder.cleanup()
 
     def cells(
         self,
@@ -258,7 +271,7 @@ class _Scoring:
 
     def _scorer(self, known: Known, deployed: Deployment) -> Scorer:
         if known.version not in self._scorers:
-            target = Path(self._folder.name) / str(known.version)
+            target = self._folder / str(known.version)
             folder = self._adapters.registry.fetch(deployed.model, known.version, target)
             self._scorers[known.version] = Scorer.load(folder, threads=0)
         return self._scorers[known.version]
