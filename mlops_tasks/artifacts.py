@@ -185,9 +185,9 @@ class Dataset(Artifact):
 class Candidate(Artifact):
     """A trained model that nobody judged yet.
 
-    `files`: `model.onnx`, `signature.json`, `golden.json`, `reference.json` (sketches of the training
-    data), `baseline.onnx` with `baseline_signature.json` (HistGradientBoosting), `training.json`
-    (params, curves, seeds, hardware, versions, the constant baseline).
+    `files`: `model.onnx` (large weights in `model.onnx.data`), `signature.json`, `golden.json`, `reference.json`
+    (sketches of the training data), `baseline.onnx` with `baseline_signature.json` (HistGradientBoosting),
+    `training.json` (params, curves, seeds, hardware, versions, the constant baseline).
     """
 
     fingerprint: str = Field(description="cache key of the training: one per spec, code and dataset")
