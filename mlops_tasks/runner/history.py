@@ -21,7 +21,7 @@ from mlops_tasks.errors import PipelineError, StoreUnavailable, Superseded
 from mlops_tasks.ports import ArtifactStore
 from mlops_tasks.runner.invocation import Invocation, Outcome
 
-READING_THREADS = 8
+READING_THREADS = 16
 TOLD_BY_NOBODY = (Superseded, StoreUnavailable)
 """Failures that can't or must not be written down: another try has taken over, or there is nowhere to write to."""
 SETTINGS = {"train": ("model", "trials", "max_epochs", "refit"), "evaluate": ("bootstrap",)}
@@ -147,12 +147,24 @@ def busyness() -> float:
     return max(1.0, load / cores())
 
 
-def read_history(store: ArtifactStore, pipeline: str, segment: str = "") -> list[StageRecord]:
-    """Return what was recorded of all runs, or of one, oldest first; records of another version are passed over."""
+def read_history(store: ArtifactStore, pipeline: str, segment: str = "", *, most: int = 0) -> list[StageRecord]:
+    """Return what was recorded of all runs, or of one, oldest first; records of another version are passed over.
+
+    Args:
+        store: where it is.
+        pipeline: whose runs.
+        segment: of one run; empty: of all.
+        most: read no more than so many records of runs of one kind, those whose ids, which name dates, come last; 0: all.
+
+    """
     prefix = f"{pipeline}/outcomes/{segment}/" if segment else f"{pipeline}/outcomes/"
+    kinds: dict[str, list[str]] = {}
+    for key in store.list(prefix):
+        kinds.setdefault(key[len(prefix) :].partition("__")[0] if most else "", []).append(key)
+    keys = [key for found in kinds.values() for key in found[-most:]]
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        found = [record for record in pool.map(lambda key: _read(store, key), store.list(prefix)) if record is not None]
-    return sorted(found, key=lambda record: (record.ended_at, record.stage))
+        records = [record for record in pool.map(lambda key: _read(store, key), keys) if record is not None]
+    return sorted(records, key=lambda record: (record.ended_at, record.stage))
 
 
 def _read(store: ArtifactStore, key: str) -> StageRecord | None:

@@ -27,7 +27,7 @@ from mlops_tasks.core.walk_forward.matrix import By, Cell, Known, Matrix, cut_pe
 from mlops_tasks.core.windows import windows_between
 from mlops_tasks.errors import DataRejected, NothingToDo, SpecError, StoreUnavailable
 from mlops_tasks.pipeline import BY_NAME, TRAIN
-from mlops_tasks.runner.history import StageRecord, read_history
+from mlops_tasks.runner.history import read_history
 from mlops_tasks.runner.invocation import path_segment
 from mlops_tasks.runner.planning.lookup import Lookup
 from mlops_tasks.runner.work import adapter
@@ -130,7 +130,6 @@ def _metric(pipeline: PipelineSpec, asked: str) -> str:
 def _models(pipeline: PipelineSpec, adapters: Adapters, walk: Walk) -> tuple[list[tuple[Known, Deployment]], dict[str, str]]:
     """Return the registered models of the range, oldest first, and why others are left out."""
     found, absent = [], {}
-    seconds = _seconds(read_history(adapters.store, pipeline.name))
     for version in adapters.registry.versions(pipeline.name):
         name = f"version {version.version}"
         try:
@@ -146,20 +145,17 @@ def _models(pipeline: PipelineSpec, adapters: Adapters, walk: Walk) -> tuple[lis
             as_of=as_of,
             training=deployed.training,
             fingerprint=deployed.fingerprint,
-            seconds=seconds.get(path_segment(version.tags.get("mlops.run_id", ""))),
+            seconds=_seconds(adapters, pipeline.name, version.tags.get("mlops.run_id", "")),
         )
         found.append((known, deployed))
     return sorted(found, key=lambda pair: (pair[0].as_of, pair[0].version)), absent
 
 
-def _seconds(history: Sequence[StageRecord]) -> dict[str, float]:
-    """Sum what training took by run, for those in which something was trained."""
-    sums: dict[str, float] = {}
-    for record in history:
-        if record.stage in TRAIN and record.failure is None:
-            segment = path_segment(record.run_id)
-            sums[segment] = sums.get(segment, 0.0) + record.seconds
-    return sums
+def _seconds(adapters: Adapters, name: str, run_id: str) -> float | None:
+    """Sum what a run's training, judgement and deployment took; None where nothing of it is recorded."""
+    history = read_history(adapters.store, name, path_segment(run_id)) if run_id else []
+    seconds = [record.seconds for record in history if record.stage in TRAIN and record.failure is None and record.computed]
+    return sum(seconds) if seconds else None
 
 
 def _as_of(adapters: Adapters, name: str, deployed: Deployment) -> datetime:

@@ -464,6 +464,22 @@ def test_a_run_that_finds_its_own_work_keeps_what_it_took(world: World) -> None:
     assert (again.computed, record.computed, record.reasons) == (0, 3, {"not made before": 3})
 
 
+def test_of_many_runs_the_latest_of_each_kind_are_read(world: World) -> None:
+    for run_id in (
+        "ingest-backfill__2013-02-01",
+        "ingest-backfill__2013-02-02",
+        "ingest-backfill__2013-02-03",
+        "train-manual__1",
+    ):
+        world.invoke("collect", run_id=run_id)
+    found = read_history(world.adapters.store, "nyc_flights", most=2)
+    assert [record.run_id for record in found] == [
+        "ingest-backfill__2013-02-02",
+        "ingest-backfill__2013-02-03",
+        "train-manual__1",
+    ]
+
+
 def test_records_of_another_version_are_passed_over(world: World) -> None:
     world.invoke("collect", run_id="r1")
     world.adapters.store.write("nyc_flights/outcomes/r0/collect.json", b'{"stage": "collect"}')

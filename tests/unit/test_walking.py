@@ -23,6 +23,7 @@ from mlops_tasks.core.scoring import Scorer
 from mlops_tasks.errors import NothingToDo, SpecError
 from mlops_tasks.pipeline import BY_NAME
 from mlops_tasks.runner import walking
+from mlops_tasks.runner.history import StageRecord
 from mlops_tasks.runner.walking import Walk, measure_matrix
 from mlops_tasks.wiring import Adapters
 from tests.fakes import FakeProgress, FakeRegistry
@@ -163,6 +164,14 @@ def test_what_is_left_out_is_told(shop: Shop) -> None:
     assert made.absent["1 windows"] == "they are not validated in the store: bring them in first"
     assert any("has 0 rows, needs at least 2" in why for why in made.absent.values()), "no label of that day is known"
     assert {cell.version for cell in made.cells} == {1, 3}
+
+
+def test_what_a_model_took_is_that_of_its_run_where_it_is_recorded(shop: Shop) -> None:
+    took = {"stage": "train", "pipeline": "shop", "run_id": "run 20", "intent": "backfill", "seconds": 7.5, "computed": 1}
+    times = dict.fromkeys(("start", "asked_at"), START) | dict.fromkeys(("end", "ended_at"), START + DAY)
+    record = StageRecord.model_validate({**took, **times})
+    shop.adapters.store.write("shop/outcomes/run_20/train.json", record.model_dump_json().encode())
+    assert [m.seconds for m in shop.measure().models] == [7.5, None, None]
 
 
 def test_a_range_bounds_models_and_windows(shop: Shop) -> None:

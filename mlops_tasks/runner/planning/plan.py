@@ -32,6 +32,8 @@ from mlops_tasks.specs import Cadence, PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 INTENT: Intent = "backfill"
+MOST_RECORDS = 400
+"""Of each kind of run: those of a hundred windows, or of fifty trainings."""
 BUSY = 1.5
 """Work that takes so many times longer for others' sake is worth a note."""
 
@@ -54,7 +56,7 @@ class Planner:
         """Plan what is asked as of `now`."""
         self._pipeline, self._adapters, self._asked, self._now = pipeline, adapters, asked, now
         self._parallel = asked.parallel or PARALLEL[asked.kind]
-        self._rates = Rates(read_history(adapters.store, pipeline.name))
+        self._rates = Rates(read_history(adapters.store, pipeline.name, most=MOST_RECORDS))
         self._notes: list[str] = []
 
     def plan(self) -> dict[str, Any]:
