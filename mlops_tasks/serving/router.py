@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREAD_ABOVE_ROWS = 64
-"""Smaller batches are scored where they arrive: a thread's hand-over costs more than they do."""
+"""Smaller batches are scored where they arrive: a thread's hand-over costs more than they do, except by a large model."""
 SHADOWS_AT_ONCE = 64
 """More are dropped, and counted: a challenger that is slow must not take the champion's time."""
 
@@ -108,7 +108,7 @@ async def predict(model: LoadedModel, role: Role, query: Query, *, fallback: str
     """
     started = time.perf_counter()
     arrays = _arrays_for(model, query)
-    if len(_first(arrays)) > THREAD_ABOVE_ROWS:
+    if model.is_large or len(_first(arrays)) > THREAD_ABOVE_ROWS:
         scores = await asyncio.to_thread(model.scorer.score_arrays, *arrays)
     else:
         scores = model.scorer.score_arrays(*arrays)

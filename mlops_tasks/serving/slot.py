@@ -42,6 +42,11 @@ class LoadedModel:
         """How requests give the model's columns."""
         return Layout.of(self.scorer.signature)
 
+    @cached_property
+    def is_large(self) -> bool:
+        """Whether its weights lie beside its graph: a single row takes it tens of milliseconds, or a read from the disk."""
+        return weights_file(self.folder / MODEL).exists()
+
     @property
     def signature(self) -> ModelSignature:
         """The model's inputs and outputs."""
@@ -96,9 +101,10 @@ def load_folder(
 
     """
     scorer, golden = load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
-    if not weights_file(folder / MODEL).exists():
+    model = LoadedModel(name, version, scorer, golden, tags, promotion, folder)
+    if not model.is_large:
         _warm_up(scorer, golden)
-    return LoadedModel(name, version, scorer, golden, tags, promotion, folder)
+    return model
 
 
 def _warm_up(scorer: Scorer, golden: Golden) -> None:

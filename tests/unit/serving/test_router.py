@@ -11,10 +11,10 @@ import pytest
 from mlops_tasks.serve_specs import ChallengerSpec
 from mlops_tasks.serving.decoding import BadRequest, Layout
 from mlops_tasks.serving.predictions import Prediction, Query
-from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, relaid, shape_of
+from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, predict, relaid, shape_of
 from mlops_tasks.serving.slot import LoadedModel, Slot, load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
-from tests.judged_models import write_model
+from tests.judged_models import write_beside, write_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +98,21 @@ class Serving:
 
     def put_challenger(self, scorer: Any) -> None:
         self.slot.challenger = replace(self.models[1], scorer=scorer)
+
+
+def test_a_single_row_that_takes_a_large_model_long_holds_nobody_else_up(tmp_path: Path) -> None:
+    write_beside(tmp_path)
+    model = load_folder(tmp_path, "shop", 1, tags={}, promotion={})
+    stuck = Stuck(model.signature)
+    large = replace(model, scorer=stuck)  # type: ignore[arg-type]  # all that is called is there
+
+    async def scenario() -> Prediction:
+        asked = asyncio.create_task(predict(large, "champion", Query("id", "somebody", ARRAYS, large)))
+        await asyncio.sleep(0)  # it is asked now
+        stuck.go.set()
+        return await asked
+
+    assert asyncio.run(scenario()).scores == [0.5]
 
 
 def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_path: Path) -> None:
