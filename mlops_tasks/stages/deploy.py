@@ -19,7 +19,7 @@ from mlops_tasks.core.promotion import (
 )
 from mlops_tasks.core.publishing import gather_files, hash_file
 from mlops_tasks.core.scoring import MODEL, WEIGHTS, ModelSignature
-from mlops_tasks.errors import ModelRejected
+from mlops_tasks.errors import ChampionMoved, ModelRejected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +40,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
     Nothing is copied but into the registry; called again it finds its version and its alias.
 
     Raises:
+        ChampionMoved: it would replace a champion that it was not judged against.
         ModelRejected: the verdict, the golden rows or a server say no; nothing serves otherwise than before.
         RegistryUnavailable: the registry does not answer; a retry goes on.
         StoreUnavailable: a file of the model is gone.
@@ -53,7 +54,7 @@ def run(spec: DeploySpec, verdict: Verdict, *, ports: Ports) -> Deployment:
         load_proven(folder / "model", spec.tolerance, what=f"{name}: model of {verdict.candidate.training}")
         version = ports.registry.register(name, verdict.candidate, verdict, files, _tags(ports, verdict))
         _check_registered(ports, name, version, refs, folder / "registered")
-    return _settle(spec, verdict.candidate, version, refs, ports)
+    return _settle(spec, verdict, version, refs, ports)
 
 
 def _require_passed(verdict: Verdict) -> None:
@@ -104,9 +105,9 @@ def _check_registered(ports: Ports, name: str, version: int, refs: tuple[FileRef
             raise ModelRejected(msg)
 
 
-def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[FileRef, ...], ports: Ports) -> Deployment:
+def _settle(spec: DeploySpec, verdict: Verdict, version: int, refs: tuple[FileRef, ...], ports: Ports) -> Deployment:
     """Decide, record and move the alias; when another run moved it meanwhile, decide anew."""
-    name, registry = ports.run.pipeline, ports.registry
+    name, registry, candidate = ports.run.pipeline, ports.registry, verdict.candidate
     for _ in range(TRIES):
         held: dict[str, Standing | None] = {alias: _standing(ports, alias) for alias in (CHAMPION, CHALLENGER)}
         history = registry.history(name)
@@ -120,6 +121,7 @@ def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[Fi
             failed_trial=has_failed_trial(history, version) and not ports.run.forced,
             trial=ports.run.trial,
         )
+        _require_judged(decision, verdict, version, held[CHAMPION], ports)
         deployment = _deployment(version, candidate, refs, decision, ports)
         # Before the alias moves: whoever follows an alias finds the record of what it names.
         registry.record(deployment)
@@ -130,6 +132,18 @@ def _settle(spec: DeploySpec, candidate: Candidate, version: int, refs: tuple[Fi
             return deployment
     msg = f"model {name}: other runs moved its aliases {TRIES} times meanwhile; run again"
     raise ModelRejected(msg)
+
+
+def _require_judged(decision: Decision, verdict: Verdict, version: int, champion: Standing | None, ports: Ports) -> None:
+    """Refuse to replace a champion that the candidate was not judged against. Raises: ChampionMoved."""
+    if decision.alias != CHAMPION or champion is None or champion.version in {version, verdict.champion_version}:
+        return
+    judged = "no champion" if verdict.champion_version is None else f"version {verdict.champion_version}"
+    msg = (
+        f"model {ports.run.pipeline}: version {version} was judged against {judged}, but version {champion.version} "
+        "is champion now; run evaluate and deploy again"
+    )
+    raise ChampionMoved(msg)
 
 
 def _take(decision: Decision, version: int, held: Standing | None, ports: Ports) -> bool:

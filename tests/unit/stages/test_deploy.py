@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlops_tasks.errors import ModelRejected
+from mlops_tasks.errors import ChampionMoved, ModelRejected
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import NOW, FakeProgress, FakeRegistry, make_ports, make_run
@@ -26,7 +26,7 @@ def ports(tmp_path: Path) -> Ports:
 def deploy_days(
     ports: Ports, days: int, *, intent: Intent = "manual", spec: DeploySpec | None = None, bias: float = 0.0
 ) -> Deployment:
-    verdict = make_verdict(ports.store, days=days, bias=bias)
+    verdict = make_verdict(ports.store, days=days, bias=bias, against=ports.registry)
     return deploy.run(spec or DeploySpec(), verdict, ports=replace(ports, run=make_run(intent=intent)))
 
 
@@ -147,6 +147,26 @@ def test_without_auto_it_becomes_challenger(ports: Ports, wish: str) -> None:
     deployment = deploy_days(ports, 30, spec=DeploySpec.model_validate({"promote": wish}))
     assert (deployment.alias, champion(ports)) == ("challenger", None)
     assert ports.registry.history("shop")[0]["reason"] == f"promote is {wish}: a person decides; manual"
+
+
+def test_a_champion_that_it_was_not_judged_against_is_not_replaced(ports: Ports) -> None:
+    early = make_verdict(ports.store, days=60, bias=0.6)  # judged when there was no champion
+    deploy_days(ports, 30)
+    with pytest.raises(ChampionMoved) as caught:
+        deploy.run(DeploySpec(), early, ports=ports)
+    assert str(caught.value) == (
+        "model shop: version 2 was judged against no champion, but version 1 is champion now; run evaluate and deploy again"
+    )
+    assert champion(ports) == 1
+    again = early.model_copy(update={"champion_version": 1})
+    assert deploy.run(DeploySpec(), again, ports=ports).alias == "champion"
+
+
+def test_who_may_not_become_champion_need_not_be_judged_again(ports: Ports) -> None:
+    early = make_verdict(ports.store, days=60, bias=0.6)
+    deploy_days(ports, 30)
+    backfill = replace(ports, run=make_run(intent="backfill"))
+    assert deploy.run(DeploySpec(), early, ports=backfill).alias == "none"
 
 
 def test_when_another_run_moves_the_alias_meanwhile_it_decides_anew(tmp_path: Path) -> None:
