@@ -60,7 +60,8 @@ def draw_performance(held_out: Sequence[WindowError], records: Sequence[Performa
     parts = [_axis(low, high, at_y, width, kind)]
     parts += [_dot("past", at_x(at), at_y(v), 3, f"{label}: {show(v)}, held out") for at, (label, v) in enumerate(past)]
     first = len(past) + 1
-    parts.append(_limit([(at_x(first + at), at_y(r.highest[kind])) for at, r in enumerate(records) if kind in r.highest], step))
+    limits = ((at_x(first + at), _highest(record, kind)) for at, record in enumerate(records))
+    parts.append(_limit([(x, at_y(limit)) for x, limit in limits if limit is not None], step))
     for at, record in enumerate(records):
         parts += _window(record, kind, at_x(first + at), at_y, show, last=record is records[-1])
     parts += _names([label for label, _ in past], records, at_x, width)
@@ -102,13 +103,17 @@ def _estimate(record: PerformanceRecord, kind: Kind) -> float | None:
     return 1 - value if value is not None and kind == "ranking" else value
 
 
+def _highest(record: PerformanceRecord, kind: Kind) -> float | None:
+    """Return what a window must exceed; None where there is no limit, or one that no ROC AUC can pass, as of a few rows."""
+    value = record.highest.get(kind)
+    return None if value is None or (kind == "ranking" and value > 1) else value
+
+
 def _range(values: list[float], records: Sequence[PerformanceRecord], kind: Kind) -> tuple[float, float]:
     values = list(values)
     for record in records:
         values += [record.error.measures[kind].mean] if record.error is not None and kind in record.error.measures else []
-        values += [record.highest[kind]] if kind in record.highest else []
-        estimate = _estimate(record, kind)
-        values += [estimate] if estimate is not None else []
+        values += [value for value in (_highest(record, kind), _estimate(record, kind)) if value is not None]
     if not values:
         return 0.0, 0.0
     margin = MARGIN * (max(values) - min(values)) or abs(max(values)) or 1.0

@@ -98,7 +98,10 @@ def read_held_out(deployment: Deployment, store: ArtifactStore) -> tuple[tuple[W
     found: dict[str, Any] = json.loads(store.open_local(deployment.file("evaluation.json")).read_bytes())
     metrics: dict[str, Any] = next((item["metrics"] for item in found.get("contenders", ()) if item["name"] == "candidate"), {})
     ece: float | None = metrics.get("ece", {}).get("value")
-    return tuple(WindowError.model_validate(item) for item in found.get("windows", ())), ece
+    try:
+        return tuple(WindowError.model_validate(item) for item in found.get("windows", ())), ece
+    except ValidationError:  # of another version of this package: like a model that has none
+        return (), ece
 
 
 def _has(deployment: Deployment, name: str) -> bool:

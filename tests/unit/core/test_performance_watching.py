@@ -16,6 +16,7 @@ from mlops_tasks.adapters.local_store import LocalStore
 from mlops_tasks.artifacts import ValidFeatures
 from mlops_tasks.core.metrics import Predictions, measure
 from mlops_tasks.core.performance import PerformanceRecord, Watched, watch
+from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.request_log import SCORE, VERSION
 from mlops_tasks.errors import DataRejected
 from mlops_tasks.specs import MonitorSpec, PerformanceSpec
@@ -155,6 +156,16 @@ def answered_by(version: int | Ints, score: float | Floats) -> pd.DataFrame:
     frame = make_day(0)
     frame[VERSION], frame[SCORE] = version, score
     return frame
+
+
+def test_held_out_windows_of_another_format_count_as_none(shop: Performing) -> None:
+    path = shop.folder / "evaluation.json"
+    path.write_text(json.dumps({"contenders": [], "windows": [{"start": "2024-01-01", "rows": 7}]}))
+    _, files = publish_files(shop.ports.store, "shop/verdicts/x", {"evaluation.json": path})
+    others = tuple(ref for ref in shop.deployment.files if not ref.key.endswith("/evaluation.json"))
+    odd = shop.deployment.model_copy(update={"files": (*others, *files)})
+
+    assert look(shop, shop.publish(0), deployment=odd)[0].status == "warming_up"
 
 
 def test_only_what_this_version_really_answered_counts(shop: Performing) -> None:
