@@ -1,4 +1,4 @@
-"""What Airflow does beside the stages: start a training that the records ask for, roll a model back."""
+"""What Airflow does beside the stages: start a training that the records ask for, roll a model back, acknowledge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import DagRunTriggerException
 
 from mlops_links import TrainingRunLink, run_page
 from mlops_operator import TaskFailed, TaskSkipped, facts_of, say_why
-from mlops_requests import MOST_REASON, refuse_unknown, run_key
+from mlops_requests import MOST_REASON, parse_time, refuse_unknown, run_key
 from mlops_tasks.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -127,6 +127,40 @@ class RollBack(BaseOperator):
                     run_id=run_key(facts),
                     now=context["ti"].start_date,
                 )
+            )
+        except PipelineError as error:
+            if error.retryable:
+                raise
+            msg = f"{type(error).__name__}: {error}"
+            raise TaskFailed(msg) from error
+
+
+class Acknowledge(BaseOperator):
+    """Calls alarmed windows of a pipeline in order."""
+
+    ui_color = "#e8f4ea"
+
+    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
+        """Acknowledge windows of `pipeline`."""
+        super().__init__(**kwargs)
+        self.pipeline = pipeline.name
+        self.on_failure_callback = self.on_retry_callback = [say_why]
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Acknowledge; return the windows and what follows. Raises: AirflowFailException: no window there alarmed."""
+        from mlops_tasks.runner.acknowledging import acknowledge  # noqa: PLC0415 - heavy: only this task's process pays
+
+        facts = facts_of(context)
+        try:
+            refuse_unknown(facts)
+            start = parse_time(facts, "window")
+            return acknowledge(
+                self.pipeline,
+                start=start,
+                through=parse_time(facts, "through") if facts.params["through"] else start,
+                reason=facts.params["reason"],
+                who=facts.user or "airflow",
+                now=context["ti"].start_date,
             )
         except PipelineError as error:
             if error.retryable:

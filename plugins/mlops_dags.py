@@ -247,3 +247,24 @@ def rollback_params() -> dict[str, Param]:
         ),
         "reason": reason_param(required=True),
     }
+
+
+def acknowledge_params() -> dict[str, Param]:
+    """Return the params of `.acknowledge`."""
+    return {
+        "window": Param(
+            None,
+            type="string",
+            format="date-time",
+            title="Window",
+            description_md="Start of the alarmed window in UTC, e.g. `2013-07-04`.",
+        ),
+        "through": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="Through",
+            description_md="Start of the last window. Empty: this one window.",
+        ),
+        "reason": reason_param(required=True),
+    }

@@ -49,6 +49,16 @@ class TrainingRunLink(_StageLink):
     name = "Training run"
 
 
+class AcknowledgeLink(BaseOperatorLink):
+    """The DAG by which a person calls an alarmed window in order."""
+
+    name = "Acknowledge"
+
+    def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the address."""
+        return f"{_base_path()}/dags/{quote(ti_key.dag_id.rpartition('.')[0])}.acknowledge"
+
+
 def address_of(target: str, *, dag_id: str) -> str:
     """Turn a URL, an MLflow run's URI or a key of the store into what a browser opens."""
     if re.match(r"https?://", target):

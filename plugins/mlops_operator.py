@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mlops_links import DataDocsLink, MlflowRunLink, ReportLink
+from mlops_links import AcknowledgeLink, DataDocsLink, MlflowRunLink, ReportLink
 from mlops_requests import Request, RunFacts, resolve, run_key
 from mlops_tasks.errors import ModelRejected, NothingToDo, PipelineError
 
@@ -29,7 +29,7 @@ LINKS: dict[str, tuple[BaseOperatorLink, ...]] = {
     "train": (MlflowRunLink(),),
     "evaluate": (ReportLink(), MlflowRunLink()),
     "deploy": (MlflowRunLink(),),
-    "monitor": (ReportLink(),),
+    "monitor": (ReportLink(), AcknowledgeLink()),
 }
 FACTS = "facts"
 """XCom key of what later tasks decide on: a few numbers and words, never rows."""

@@ -97,7 +97,7 @@ def run_key(facts: RunFacts) -> str:
 def _range(facts: RunFacts, cadence: Cadence, length: timedelta | None, first: datetime | None) -> tuple[datetime, datetime]:
     given = {name: facts.params.get(name) for name in ("start", "end")}
     if all(given.values()):
-        return _checked(facts.dag_id, _parse(facts, "start"), _parse(facts, "end"), cadence)
+        return _checked(facts.dag_id, parse_time(facts, "start"), parse_time(facts, "end"), cadence)
     if any(given.values()):
         missing = "start" if given["end"] else "end"
         msg = f"{facts.dag_id}: {missing} is missing; give both start and end, or neither"
@@ -120,7 +120,8 @@ def _default(
     return (lower, upper) if lower < upper else (lower, following(lower, cadence))
 
 
-def _parse(facts: RunFacts, name: str) -> datetime:
+def parse_time(facts: RunFacts, name: str) -> datetime:
+    """Read one of the run's params as a time in UTC. Raises: SpecError."""
     value = facts.params[name]
     try:
         time = datetime.fromisoformat(str(value))

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rollout(commands)
     _add_retrain(commands)
     _add_spark(commands)
+    _add_acknowledge(commands)
     add_backtest(commands)
     add_plan(commands)
     add_explain(commands)
@@ -207,6 +208,20 @@ def _add_retrain(commands: Commands) -> None:
         "--resume", action="store_true", help="let trainings be started again after too many candidates were refused in a row"
     )
     command.add_argument("--reason", default="", help="why, with --resume")
+
+
+def _add_acknowledge(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "acknowledge",
+        "Call alarmed windows in order: later windows that are like them alarm no more.",
+        "mlops acknowledge nyc_flights --window 2013-07-04 --reason 'a holiday'",
+        "mlops acknowledge nyc_flights --window 2013-11-27 --through 2013-12-01 --reason Thanksgiving",
+    )
+    add_name(command)
+    command.add_argument("--window", required=True, metavar="DATE", help="the window's start, UTC")
+    command.add_argument("--through", metavar="DATE", help="start of the last window (default: the one of --window)")
+    command.add_argument("--reason", required=True, help="why its data are in order; kept")
 
 
 def _add_spark(commands: Commands) -> None:

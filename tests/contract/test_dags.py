@@ -47,16 +47,17 @@ def stages_of(dag: DAG) -> dict[str, Any]:
     return {task.stage: task for task in dag.tasks if hasattr(task, "stage")}
 
 
-def test_every_pipeline_has_its_five_dags(dags: dict[str, DAG]) -> None:
-    assert set(dags) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback")}
+def test_every_pipeline_has_its_six_dags(dags: dict[str, DAG]) -> None:
+    assert set(dags) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback", "acknowledge")}
 
 
-def test_a_pipeline_that_tries_challengers_has_a_sixth_dag(folders: Path) -> None:
+def test_a_pipeline_that_tries_challengers_has_a_seventh_dag(folders: Path) -> None:
     path = folders / NAME / "pipeline.yaml"
     path.write_text(path.read_text(encoding="utf-8") + "\nserve: {challenger: {mode: canary, check: 30m}}\n", encoding="utf-8")
     found, errors = parse(folders)
     assert errors == {}
-    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback", "rollout")}
+    kinds = ("ingest", "train", "monitor", "retrain", "rollback", "rollout", "acknowledge")
+    assert set(found) == {f"{NAME}.{kind}" for kind in kinds}
     dag = found[f"{NAME}.rollout"]
     assert dag.schedule == timedelta(minutes=30)
     assert dag.max_active_runs > 1, "a run that waits for a person keeps no check from withdrawing the challenger"
@@ -184,11 +185,19 @@ def test_a_rollback_needs_a_reason(dags: dict[str, DAG]) -> None:
         params.get_param("reason").resolve("")
 
 
+def test_an_acknowledgement_needs_a_window_and_a_reason(dags: dict[str, DAG]) -> None:
+    params = dags[f"{NAME}.acknowledge"].params
+    assert params.get_param("through").resolve() is None
+    for name in ("window", "reason"):
+        with pytest.raises(ParamValidationError):
+            params.get_param(name).resolve(None)
+
+
 def test_a_broken_folder_is_reported_and_takes_no_other_down(folders: Path) -> None:
     shutil.copytree(folders / NAME, folders / "broken")
     (folders / "broken" / "pipeline.yaml").write_text((folders / NAME / "pipeline.yaml").read_text() + "cadense: day\n")
     found, errors = parse(folders)
-    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback")}
+    assert set(found) == {f"{NAME}.{kind}" for kind in ("ingest", "train", "monitor", "retrain", "rollback", "acknowledge")}
     ((file, error),) = errors.items()
     assert Path(file).name == "check.py"
     assert f"{folders.name}/broken/pipeline.yaml: cadense is not a known key; did you mean 'cadence'?" in error

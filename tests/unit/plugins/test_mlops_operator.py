@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 import mlops_operator
-from mlops_controls import RollBack, StartTraining
+from mlops_controls import Acknowledge, RollBack, StartTraining
 from mlops_dags import train_params
 from mlops_operator import StageOperator, say_why
 from mlops_tasks.core.retraining import RetrainRequest
@@ -306,3 +306,38 @@ def test_a_rollback_to_nothing_is_not_retried(monkeypatch: pytest.MonkeyPatch) -
     given["params"] |= {"version": None, "reason": "worse"}
     with pytest.raises(AirflowFailException, match="ModelRejected: model nyc_flights: nothing serves yet"):
         RollBack(pipeline=SPEC, task_id="roll_back").execute(given)
+
+
+def test_an_acknowledgement_says_which_windows_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def fake(pipeline: str, **given: Any) -> dict[str, Any]:
+        seen.update(given, pipeline=pipeline)
+        return {"acknowledged": []}
+
+    monkeypatch.setattr("mlops_tasks.runner.acknowledging.acknowledge", fake)
+    given = context()
+    given["dag_run"].conf = {}
+    given["params"] |= {"window": "2013-07-04", "through": None, "reason": "a holiday"}
+    assert Acknowledge(pipeline=SPEC, task_id="acknowledge").execute(given) == {"acknowledged": []}
+    day = datetime(2013, 7, 4, tzinfo=UTC)
+    assert seen == {
+        "pipeline": "nyc_flights",
+        "start": day,
+        "through": day,
+        "reason": "a holiday",
+        "who": "ada",
+        "now": NOW,
+    }
+
+
+def test_what_cannot_be_acknowledged_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(*_: Any, **__: Any) -> dict[str, Any]:
+        msg = "no window waits to be acknowledged"
+        raise NothingToDo(msg)
+
+    monkeypatch.setattr("mlops_tasks.runner.acknowledging.acknowledge", fake)
+    given = context()
+    given["params"] |= {"window": "2013-07-04", "through": None, "reason": "a holiday"}
+    with pytest.raises(AirflowFailException, match="NothingToDo: no window waits to be acknowledged"):
+        Acknowledge(pipeline=SPEC, task_id="acknowledge").execute(given)
