@@ -12,6 +12,7 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from mlops_tasks.serving.answering import OneWrite
 from mlops_tasks.serving.auth import refuse
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class Guarded(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_head, self._in_body, self._head_bytes, self._framing = False, True, 0, 0
         self.headers = []  # trailers come into it, which are no headers
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = OneWrite(self.transport, self.cycle)  # type: ignore[assignment]  # one by its methods alone
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # who is refused may send the body or not: nobody could tell it from a request
         self._bodies.append(0)
