@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlops_tasks.core.sketches import ColumnSketch, Layout
 
 MOST_PLOTS = 12
-WORDS = {"ok": "Like the training data", "alarm": "Drift", "warming_up": "Warming up"}
+OTHERS = {"season": "the same season a year before", "acknowledged": "what was acknowledged"}
+WORDS = {"ok": "Like the history", "alarm": "Drift", "warming_up": "Warming up"}
 
 
 def render_drift(comparison: Comparison) -> str:
@@ -33,7 +34,8 @@ def render_drift(comparison: Comparison) -> str:
         score=score,
         word=WORDS[score.status],
         finite=math.isfinite(score.threshold),
-        training_rows=int(reference.merged.rows[0]),
+        reference_rows=int(reference.merged.rows[0]),
+        others=[OTHERS[other.windows[0]] for other in reference.others],
         history_chart=draw_history(reference.history.windows, comparison.calibration, comparison.item.window.label, score),
         plots=[_plot(comparison, column) for column in score.alarmed[:MOST_PLOTS]],
         rows=[_row(comparison, column) for column in score.columns],
@@ -86,6 +88,7 @@ def _row(comparison: Comparison, column: ColumnScore) -> dict[str, object]:
         "column": column,
         "kind": layout.kind,
         "label": column.column == comparison.reference.label,
+        "prediction": column.column in comparison.reference.optional - {comparison.reference.label},
         "then": _summary(layout, comparison.reference.merged.columns[column.column]),
         "now": _summary(layout, current) if current is not None else "-",
         "bar": f"{min(max(limit, 0.0), 2.0) * 50:.0f}",
