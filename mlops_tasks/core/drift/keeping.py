@@ -52,20 +52,23 @@ class Records:
         return read_records(self.store, list(self.store.list(f"{self.pipeline}/monitor/{self.version}/")))
 
     def settle(self, new: Mapping[str, WindowRecord], wanted: Collection[str] = ()) -> dict[str, Judged]:
-        """Judge new windows and all that follows from them, and record it; return what was judged last, by label.
+        """Judge new windows and all that follows from them, and record it; return how the wanted ones were judged last.
 
         Args:
             new: records to add or replace, by label, not judged yet.
             wanted: labels that are judged, whatever their record says.
 
         """
-        found: dict[str, Judged] = {}
+        kept, found = frozenset(wanted), dict[str, Judged]()
         for _ in range(ROUNDS):
-            stored = self.read()
-            judged = {item.record.window.label: item for item in self._judge({**stored, **new}, wanted)}
-            changed = [item.record for label, item in judged.items() if item.record != stored.get(label)]
-            self.write(changed)
-            found |= judged
+            stored, changed = self.read(), False
+            for item in self._judge({**stored, **new}, wanted):
+                label = item.record.window.label
+                if label in kept:  # all others are let go: what each is compared with takes megabytes
+                    found[label] = item
+                if item.record != stored.get(label):
+                    self.write([item.record])
+                    changed = True
             if not changed:
                 break
             new, wanted = {}, ()

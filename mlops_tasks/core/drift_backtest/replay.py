@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mlops_tasks.artifacts import FileRef
-    from mlops_tasks.core.drift import Judged, WindowRecord
+    from mlops_tasks.core.drift import WindowRecord, WindowScore
     from mlops_tasks.core.sketches import Reference, Sketches
     from mlops_tasks.specs import AlarmRule, MonitorSpec
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One window as the monitor would have judged it, without what it was compared with, which takes megabytes."""
+
+    record: WindowRecord
+    score: WindowScore
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Replay:
     """History as it was, judged window by window."""
 
     spec: MonitorSpec
-    judged: tuple[Judged, ...]
+    judged: tuple[Replayed, ...]
 
     @property
     def warm(self) -> list[WindowRecord]:
@@ -71,7 +79,7 @@ def replay_clean(
 ) -> Replay:
     """Judge windows, in order of time, by those before them."""
     judged = settle(spec, reference, records, (), identity="", sketch_of=_reader(sketches))
-    return Replay(spec, tuple(judged))
+    return Replay(spec, tuple(Replayed(item.record, item.score) for item in judged))
 
 
 def replay_shift(

@@ -12,13 +12,13 @@ from mlops_tasks.core.drift_report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TO
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlops_tasks.core.drift import Judged
+    from mlops_tasks.core.drift_backtest import Replayed
 
 SHOWN = 3.0
 """Times the highest threshold: points beyond it are drawn at the top."""
 
 
-def draw_replay(judged: Sequence[Judged]) -> Markup:
+def draw_replay(judged: Sequence[Replayed]) -> Markup:
     """Draw each window's largest standardised distance and, as a line, what it had to exceed to alarm."""
     limits = [item.score.threshold for item in judged if math.isfinite(item.score.threshold)]
     highest = max([1.0, *(item.score.maximum for item in judged)])
@@ -45,7 +45,7 @@ def draw_replay(judged: Sequence[Judged]) -> Markup:
     return make_svg(WIDE, HEIGHT, parts, "Largest standardised distance of each window, and what alarms")
 
 
-def _line(judged: Sequence[Judged], at_x: Callable[[int], float], at_y: Callable[[float], float]) -> str:
+def _line(judged: Sequence[Replayed], at_x: Callable[[int], float], at_y: Callable[[float], float]) -> str:
     """Draw the threshold, which moves with what is accepted."""
     points = [
         f"{at_x(at):.1f},{at_y(item.score.threshold):.1f}"
