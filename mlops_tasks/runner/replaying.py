@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlops_tasks.ports import Ports
 
 PLACE = "backtests/policy"
+BLOCK = 28
+"""Windows that are looked at together: most models serve for a few blocks, not to the end of history."""
 
 
 @dataclass
@@ -48,6 +50,15 @@ class Replay:
         """Count a training that was held back; the end of the reason says by what."""
         why = reason.rsplit("; ", 1)[-1]
         self.waited[why] = self.waited.get(why, 0) + 1
+
+
+@dataclass
+class _Seen:
+    """What was seen with one model, in time order, and of how many windows."""
+
+    drift: dict[Window, Seen] = field(default_factory=dict)
+    performance: dict[Window, Seen] = field(default_factory=dict)
+    windows: int = 0
 
 
 def replay(pipeline: PipelineSpec, adapters: Adapters, matrix: Matrix, features: Sequence[ValidFeatures]) -> Replay:
@@ -124,33 +135,41 @@ def _outcome(request: RetrainRequest, made: Known | None) -> RetrainOutcome:
 
 
 class _Watcher:
-    """What the monitor would have seen with each model; a model's windows are looked at when it first serves."""
+    """What the monitor would have seen with each model, looked at a block of windows at a time, as far as it is asked for."""
 
     def __init__(self, pipeline: PipelineSpec, adapters: Adapters, features: Sequence[ValidFeatures]) -> None:
         self._pipeline, self._adapters, self._features = pipeline, adapters, features
         self._place = f"{pipeline.name}/{PLACE}"
-        self._seen: dict[int, tuple[list[Seen], list[Seen]]] = {}
+        self._seen: dict[int, _Seen] = {}
 
     def drift(self, known: Known, now: datetime) -> list[Seen]:
         """Return what was seen of inputs by a time."""
-        return [item for item in self._watched(known)[0] if item.window.end <= now]
+        return [item for item in self._watched(known, now).drift.values() if item.window.end <= now]
 
     def performance(self, known: Known, now: datetime) -> list[Seen]:
         """Return what was seen of errors by a time: labels come late."""
         delay: timedelta = self._pipeline.snapshot.label_delay
-        return [item for item in self._watched(known)[1] if item.window.end + delay <= now]
+        return [item for item in self._watched(known, now).performance.values() if item.window.end + delay <= now]
 
-    def _watched(self, known: Known) -> tuple[list[Seen], list[Seen]]:
-        if known.version not in self._seen:
-            self._seen[known.version] = self._watch(known)
-        return self._seen[known.version]
-
-    def _watch(self, known: Known) -> tuple[list[Seen], list[Seen]]:
-        """Look at all windows since a model could serve, as the stage `monitor` does, without its reports."""
-        deployment = self._adapters.registry.deployment(self._pipeline.name, known.version)
+    def _watched(self, known: Known, now: datetime) -> _Seen:
+        seen = self._seen.setdefault(known.version, _Seen())
         items = [item for item in self._features if item.window.start >= known.as_of]
-        if not items:
-            return [], []
+        needed = sum(item.window.end <= now for item in items)
+        while seen.windows < needed:
+            block = items[seen.windows : seen.windows + BLOCK]
+            # The newest windows of the block before awaited their labels then.
+            before = [
+                i for i in items[: seen.windows] if i.window.end + self._pipeline.snapshot.label_delay > block[0].window.start
+            ]
+            drift, performance = self._watch(known, [*before, *block])
+            seen.drift |= {item.window: item for item in drift}
+            seen.performance |= {item.window: item for item in performance}
+            seen.windows += len(block)
+        return seen
+
+    def _watch(self, known: Known, items: Sequence[ValidFeatures]) -> tuple[list[Seen], list[Seen]]:
+        """Look at windows with a model, as the stage `monitor` does, without its reports."""
+        deployment = self._adapters.registry.deployment(self._pipeline.name, known.version)
         run = RunContext(
             pipeline=self._place,
             run_id="replay",
@@ -161,8 +180,8 @@ class _Watcher:
         )
         ports = self._adapters.ports(run)
         watched = watch(self._pipeline.monitor, items, deployment, ports=ports)
-        performance = list(watched.records.values()) if watched else []
-        return self._drift(items, deployment, ports), [_seen(r) for r in sorted(performance, key=lambda r: r.window.start)]
+        performance = sorted(watched.records.values(), key=lambda r: r.window.start) if watched else []
+        return self._drift(items, deployment, ports), [_seen(record) for record in performance]
 
     def _drift(self, items: Sequence[ValidFeatures], deployment: Deployment, ports: Ports) -> list[Seen]:
         spec = self._pipeline.monitor

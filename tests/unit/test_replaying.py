@@ -103,7 +103,7 @@ def seen(day: int, status: str) -> Seen:
 def test_an_error_counts_only_once_its_labels_are_known(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     late = rules().model_copy(update={"snapshot": PIPELINE.snapshot.model_copy(update={"label_delay": 3 * DAY})})
     errors = [seen(day, "alarm" if day in {45, 46} else "ok") for day in range(HISTORY, 60)]
-    monkeypatch.setattr(replaying._Watcher, "_watch", lambda _, known: ([], errors if known.version == 1 else []))
+    monkeypatch.setattr(replaying._Watcher, "_watch", lambda _, known, __: ([], errors if known.version == 1 else []))
     adapters = Adapters({})
     vars(adapters).update(progress=FakeProgress())
     found = replay(late, adapters, matrix(HISTORY, 48), [shop.publish(day) for day in range(HISTORY, 60)])
