@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mlops_tasks.core.walk_forward.matrix import By, Matrix, Summary
     from mlops_tasks.core.walk_forward.policies import Played, Recommendation
 
-MOST_LINES = 6
-
 UNITS: dict[By, str] = {"window": "windows", "week": "weeks", "month": "months"}
 
 
@@ -53,9 +51,10 @@ def render_policies(
     """Return the page of policies, the pipeline's own among them; `facts`: `alarms`, `waited` and `within`."""
     periods = served_periods(matrix)
     labels = [label_of(period, matrix.by) for period in periods]
-    wanted = dict.fromkeys([controller.name, "never", recommendation.policy, *(p.name for p in policies)])
+    best = min(policies, key=lambda played: played.behind)
+    wanted = dict.fromkeys([controller.name, "never", recommendation.policy, best.name])
     by_name = {played.name: played for played in policies}
-    drawn = [by_name[name] for name in list(wanted)[:MOST_LINES]]
+    drawn = [by_name[name] for name in wanted]
     page: str = template("policy.html.j2").render(
         matrix=matrix,
         periods=periods,
