@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import DagRunTriggerException
 
+from mlops_duties import DutyTask
 from mlops_links import TrainingRunLink, run_page
-from mlops_operator import TaskFailed, TaskSkipped, facts_of, say_why
-from mlops_requests import MOST_REASON, parse_time, refuse_unknown, run_key
-from mlops_tasks.errors import PipelineError
+from mlops_operator import TaskSkipped, facts_of
+from mlops_requests import MOST_REASON, parse_time
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from mlops_tasks.specs import PipelineSpec
 
 
-class StartTraining(BaseOperator):
+class StartTraining(DutyTask):
     """Starts `.train` if what is recorded of the model asks for it and nothing holds it back; each training once.
 
     What has to be done is read from the records alone, so this task may run after each window, on a schedule of its own, twice
@@ -33,11 +32,9 @@ class StartTraining(BaseOperator):
 
     def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
         """Start trainings of `pipeline`, or of the one whose model it watches."""
-        super().__init__(**kwargs)
+        super().__init__(pipeline=pipeline, **kwargs)
         self.model = pipeline.monitor.model or pipeline.name
         self.links: dict[str, str] = {}
-        self.why = ""
-        self.on_failure_callback = self.on_retry_callback = self.on_skipped_callback = [say_why]
 
     def execute(self, context: Context) -> None:
         """Start the run by Airflow's own way: the same id twice is skipped.
@@ -63,13 +60,7 @@ class StartTraining(BaseOperator):
             """Ask Airflow, which raises for a run that it doesn't know."""
             return str(ti.get_dagrun_state(dag_id, run_id)) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
 
-        try:
-            return reconcile(self.model, now=datetime.now(UTC), run_state=run_state)
-        except PipelineError as error:
-            if error.retryable:
-                raise
-            self.why = f"{type(error).__name__}: {error}"
-            raise TaskFailed(self.why) from error
+        return self.told(lambda: reconcile(self.model, now=datetime.now(UTC), run_state=run_state))
 
     def _start(self, request: RetrainRequest) -> NoReturn:
         dag_id = f"{self.model}.train"
@@ -100,70 +91,32 @@ def training_conf(request: RetrainRequest) -> dict[str, Any]:
     return {"start": request.start.isoformat(), "end": request.end.isoformat(), "reason": reason, "intent": "drift"}
 
 
-class RollBack(BaseOperator):
+class RollBack(DutyTask):
     """Puts an earlier version of a pipeline's model back into service."""
 
     ui_color = "#fbe8e8"
 
-    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
-        """Roll back the model of `pipeline`."""
-        super().__init__(**kwargs)
-        self.pipeline = pipeline.name
-        self.on_failure_callback = self.on_retry_callback = [say_why]
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Roll back; return `{from, to}`, the versions. Raises: AirflowFailException: there is no such version."""
-        from mlops_tasks.runner import roll_back  # noqa: PLC0415 - heavy: only this task's process pays for it
-
-        facts = facts_of(context)
-        try:
-            refuse_unknown(facts)
-            return dict(
-                roll_back(
-                    self.pipeline,
-                    version=facts.params["version"],
-                    reason=facts.params["reason"],
-                    who=facts.user or "airflow",
-                    run_id=run_key(facts),
-                    now=context["ti"].start_date,
-                )
-            )
-        except PipelineError as error:
-            if error.retryable:
-                raise
-            msg = f"{type(error).__name__}: {error}"
-            raise TaskFailed(msg) from error
+        params = context["params"]
+        return self.ask("roll_back", context, reason=params["reason"], version=params["version"])
 
 
-class Acknowledge(BaseOperator):
+class Acknowledge(DutyTask):
     """Calls alarmed windows of a pipeline in order."""
 
     ui_color = "#e8f4ea"
-
-    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
-        """Acknowledge windows of `pipeline`."""
-        super().__init__(**kwargs)
-        self.pipeline = pipeline.name
-        self.on_failure_callback = self.on_retry_callback = [say_why]
+    nothing_fails = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Acknowledge; return the windows and what follows. Raises: AirflowFailException: no window there alarmed."""
-        from mlops_tasks.runner.acknowledging import acknowledge  # noqa: PLC0415 - heavy: only this task's process pays
-
         facts = facts_of(context)
-        try:
-            refuse_unknown(facts)
-            start = parse_time(facts, "window")
-            return acknowledge(
-                self.pipeline,
-                start=start,
-                through=parse_time(facts, "through") if facts.params["through"] else start,
-                reason=facts.params["reason"],
-                who=facts.user or "airflow",
-                now=context["ti"].start_date,
-            )
-        except PipelineError as error:
-            if error.retryable:
-                raise
-            msg = f"{type(error).__name__}: {error}"
-            raise TaskFailed(msg) from error
+        start = self.told(lambda: parse_time(facts, "window"))
+        through = self.told(lambda: parse_time(facts, "through")) if facts.params["through"] else start
+        return self.ask(
+            "acknowledge",
+            context,
+            reason=facts.params["reason"],
+            start=start.isoformat(),
+            through=through.isoformat(),
+        )

@@ -32,13 +32,14 @@ from mlops_tasks.loading import load_pipeline
 from mlops_tasks.pipeline import BY_NAME
 from mlops_tasks.resources import Resources
 from mlops_tasks.runner.assignment import assign, find_answer, outcome_of
+from mlops_tasks.runner.duties import DUTIES, IMAGE
 from mlops_tasks.wiring import open_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlops_tasks.ports import ArtifactStore
-    from mlops_tasks.runner import Outcome
+    from mlops_tasks.runner import Invocation, Outcome
 
 ENGINE_TIMEOUT_S = 60
 STOP_WITHIN_S = 3
@@ -66,7 +67,7 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
 
     def __init__(self, *, stage: str, **kwargs: Any) -> None:
         """Run `stage` of a pipeline; all else is `StageOperator`'s."""
-        self.image_name = BY_NAME[stage].image
+        self.image_name = IMAGE if stage in DUTIES else BY_NAME[stage].image
         super().__init__(
             stage=stage,
             image=f"mlops-tasks/{self.image_name}:latest",
@@ -348,6 +349,20 @@ class DockerStageOperator(ResumableJobMixin, StageOperator, DockerOperator):  # 
                 "see that it runs and that this user may use it, or set DOCKER_HOST"
             )
             raise ContainerLost(msg) from error
+
+
+class DockerDuty(DockerStageOperator):
+    """Does a duty in a container, on behalf of a task that is asked for it."""
+
+    def __init__(self, *, invocation: Invocation, **kwargs: Any) -> None:
+        """Do what `invocation` says."""
+        super().__init__(stage=invocation.stage, **kwargs)
+        self._given = invocation
+
+    def invocation(self, context: Context) -> Invocation:
+        """Return what was given."""
+        del context
+        return self._given
 
 
 def connect(environ: Mapping[str, str]) -> APIClient:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import BaseOperator
 
 from mlops_approval import ANSWER_WITHIN
-from mlops_operator import TaskFailed, TaskSkipped, facts_of, say_why
-from mlops_tasks.errors import NothingToDo, PipelineError
+from mlops_duties import DutyTask
+from mlops_operator import TaskSkipped, say_why
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from airflow.sdk import Context
-
-    from mlops_tasks.specs import PipelineSpec
 
 
 APPROVE, REJECT = "Approve", "Reject"
@@ -25,41 +21,14 @@ WAITS = "awaiting_input"
 """The state of a task that waits for a person's answer."""
 
 
-class _RolloutTask(BaseOperator):
-    """What both tasks share: the pipeline, and how failures are told."""
-
-    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
-        """Look after the challenger of `pipeline`."""
-        super().__init__(**kwargs)
-        self.pipeline = pipeline.name
-        self.why = ""
-        self.on_failure_callback = self.on_retry_callback = self.on_skipped_callback = [say_why]
-
-    def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do the work; what can't be mended by a retry fails the task at once."""
-        try:
-            return work()
-        except NothingToDo as error:
-            self.why = str(error)
-            raise TaskSkipped(self.why) from error
-        except PipelineError as error:
-            if error.retryable:
-                raise
-            msg = f"{type(error).__name__}: {error}"
-            raise TaskFailed(msg) from error
-
-
-class JudgeRollout(_RolloutTask):
+class JudgeRollout(DutyTask):
     """Says what the pipeline's rule wants done with the challenger."""
 
     ui_color = "#e8f0fb"
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Judge. Raises: AirflowSkipException: no challenger is tried, or it is too early to say."""
-        from mlops_tasks.runner.rollout import judge  # noqa: PLC0415 - heavy: only this task's process pays for it
-
-        del context
-        judged = self._told(lambda: judge(self.pipeline, now=datetime.now(UTC)))
+        judged = self.ask("judge_rollout", context)
         self.log.info("%s: %s", judged["action"], judged["reason"])
         if judged["action"] == "wait":
             self.why = f"wait: {judged['reason']}"
@@ -108,7 +77,7 @@ class AskPromotion(HITLOperator):
         return ""
 
 
-class SettleRollout(_RolloutTask):
+class SettleRollout(DutyTask):
     """Promotes or withdraws the challenger as it was judged, if nothing moved meanwhile; whom a person refused is withdrawn."""
 
     ui_color = "#e8fbea"
@@ -126,8 +95,6 @@ class SettleRollout(_RolloutTask):
             AirflowFailException: the challenger can't be promoted.
 
         """
-        from mlops_tasks.runner.rollout import settle  # noqa: PLC0415 - heavy: only this task's process pays for it
-
         judged = context["ti"].xcom_pull(task_ids="judge")
         answer = context["ti"].xcom_pull(task_ids="approve") or {}
         person = (answer.get("responded_by_user") or {}).get("name")
@@ -137,8 +104,7 @@ class SettleRollout(_RolloutTask):
                 raise TaskSkipped(self.why)
             if APPROVE not in answer.get("chosen_options", []):
                 judged = {**judged, "action": "withdraw", "reason": f"{_refusal(person)}; the rule said: {judged['reason']}"}
-        who = person or facts_of(context).user or "airflow"
-        return self._told(lambda: settle(judged, who=who))
+        return self.ask("settle_rollout", context, who=person or "", judged=judged)
 
 
 def _refusal(person: str | None) -> str:

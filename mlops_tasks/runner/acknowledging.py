@@ -11,11 +11,20 @@ from mlops_tasks.core.drift_report import say_judged
 from mlops_tasks.errors import NothingToDo
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.runner.runner import Runner
+from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
 
 def acknowledge(
-    name: str, *, start: datetime, through: datetime, reason: str, who: str, now: datetime, adapters: Adapters | None = None
+    name: str,
+    *,
+    start: datetime,
+    through: datetime,
+    reason: str,
+    who: str,
+    now: datetime,
+    adapters: Adapters | None = None,
+    pipeline: PipelineSpec | None = None,
 ) -> dict[str, Any]:
     """Call the alarmed windows that start between two times, both included, in order: they become part of the reference.
 
@@ -27,7 +36,7 @@ def acknowledge(
         ModelRejected, RegistryUnavailable, StoreUnavailable: as the monitor does.
 
     """
-    pipeline, adapters = load_pipeline(name), adapters or Adapters()
+    pipeline, adapters = pipeline or load_pipeline(name), adapters or Adapters()
     champion = Runner(pipeline, adapters).champion(pipeline.monitor.model)
     if champion is None:
         msg = f"{name}: no model serves yet, so no window was monitored"

@@ -21,8 +21,8 @@ from mlops_tasks.caching import package_digest
 from mlops_tasks.errors import PipelineError, SpecError, Superseded
 from mlops_tasks.loading import apply_overrides
 from mlops_tasks.ports import ArtifactStore
+from mlops_tasks.runner.duties import dispatch
 from mlops_tasks.runner.invocation import Invocation, Outcome, path_segment
-from mlops_tasks.runner.runner import Runner
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
@@ -120,7 +120,7 @@ def perform(key: str, adapters: Adapters | None = None) -> Outcome:
     adapters.guard(lambda s: FencedStore(s, fence), lambda r: FencedRegistry(r, fence))
     try:
         pipeline = apply_overrides(PipelineSpec.model_validate(assignment.spec), assignment.invocation.overrides)
-        outcome = Runner(pipeline, adapters).invoke(assignment.invocation)
+        outcome = dispatch(pipeline, assignment.invocation, adapters)
     except Superseded:
         raise  # nobody waits for this answer
     except PipelineError as error:

@@ -27,6 +27,7 @@ class Invocation(Frozen):
     start: UtcTime
     end: UtcTime
     inputs: dict[str, Handle] = Field(default_factory=dict, description="consumed parameter -> the producing task's handle")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="what a duty is asked to do; a stage takes none")
     overrides: dict[str, Any] = Field(default_factory=dict, description="dotted spec key -> value")
     reason: str = ""
     who: str = ""

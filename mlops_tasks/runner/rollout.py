@@ -24,7 +24,7 @@ SHORTEST = timedelta(milliseconds=1)
 """A trial that begins this moment."""
 
 
-def judge(name: str, *, now: datetime, adapters: Adapters | None = None) -> Judged:
+def judge(name: str, *, now: datetime, adapters: Adapters | None = None, pipeline: PipelineSpec | None = None) -> Judged:
     """Compare champion and challenger by what they answered, and say what the pipeline's rule wants done.
 
     Returns:
@@ -38,7 +38,7 @@ def judge(name: str, *, now: datetime, adapters: Adapters | None = None) -> Judg
     from mlops_tasks.core.promotion import champion_before  # noqa: PLC0415 - loads ONNX Runtime
     from mlops_tasks.core.rollout import decide, describe_comparison  # noqa: PLC0415 - likewise
 
-    adapters, pipeline = adapters or Adapters(), load_pipeline(name)
+    adapters, pipeline = adapters or Adapters(), pipeline or load_pipeline(name)
     champion, challenger = _versions(pipeline, adapters)
     if champion == challenger:
         before = champion_before(adapters.registry.history(name), champion)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from mlops_tasks.artifacts import Artifact, Candidate, Deployment, Intent, Window
 from mlops_tasks.core.windows import windows_between
 from mlops_tasks.errors import NothingToDo, PipelineError, SpecError, StoreUnavailable
-from mlops_tasks.loading import apply_overrides, load_pipeline
 from mlops_tasks.pipeline import BY_NAME, Stage
 from mlops_tasks.ports import RunContext
 from mlops_tasks.resources import Resources
@@ -208,13 +207,16 @@ class Runner:
         return Handle(uri=key, digest=hashlib.sha256(data).hexdigest())
 
 
-def invoke(invocation: Invocation, *, adapters: Adapters | None = None) -> Outcome:
-    """Run one task of one run with the pipeline as its folder is now and its overrides."""
-    pipeline = apply_overrides(load_pipeline(invocation.pipeline), invocation.overrides)
-    return Runner(pipeline, adapters).invoke(invocation)
-
-
-def roll_back(pipeline: str, *, version: int | None, reason: str, who: str, run_id: str, now: datetime) -> dict[str, Any]:
+def roll_back(
+    pipeline: str,
+    *,
+    version: int | None,
+    reason: str,
+    who: str,
+    run_id: str,
+    now: datetime,
+    adapters: Adapters | None = None,
+) -> dict[str, Any]:
     """Put an earlier version back into service; return `{from, to, servers}`: the versions, and what each server says.
 
     Raises:
@@ -223,7 +225,7 @@ def roll_back(pipeline: str, *, version: int | None, reason: str, who: str, run_
     """
     from mlops_tasks.core.promotion import roll_back as move_back  # noqa: PLC0415 - loads ONNX Runtime
 
-    adapters = Adapters()
+    adapters = adapters or Adapters()
     before = adapters.registry.alias(pipeline, "champion")
     deployment = move_back(
         adapters.registry, pipeline, version, reason=f"{reason} (run {run_id}, {now:%Y-%m-%dT%H:%MZ})", who=who

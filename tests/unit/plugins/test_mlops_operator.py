@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -274,14 +275,24 @@ def test_a_wrong_spec_fails_the_look_at_once(monkeypatch: pytest.MonkeyPatch) ->
         StartTraining(pipeline=SPEC, task_id="start_training").execute(context())
 
 
-def test_a_rollback_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def duties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give duties a store of their own."""
+    monkeypatch.setenv("MLOPS_STORE", str(tmp_path))
+    monkeypatch.setenv("MLOPS_PIPELINES", str(Path(__file__).parents[3] / "dags" / "pipelines"))
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_rollback_says_who_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(pipeline: str, **given: Any) -> dict[str, Any]:
-        seen.update(given, pipeline=pipeline)
+    def fake(name: str, **given: Any) -> dict[str, Any]:
+        assert given.pop("adapters")
+        assert given.pop("pipeline", SPEC) == SPEC
+        seen.update(given, pipeline=name)
         return {"from": 2, "to": 1}
 
-    monkeypatch.setattr("mlops_tasks.runner.roll_back", fake)
+    monkeypatch.setattr("mlops_tasks.runner.duties.roll_back", fake)
     given = context()
     given["dag_run"].conf = {}
     given["params"] |= {"version": None, "reason": "worse"}
@@ -294,25 +305,31 @@ def test_a_rollback_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
         "run_id": "train-r",
         "now": NOW,
     }
+    (record,) = tmp_path.rglob("roll_back.json")
+    assert json.loads(record.read_text())["results"] == [{"from": 2, "to": 1}]
 
 
+@pytest.mark.usefixtures("duties")
 def test_a_rollback_to_nothing_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(*_: Any, **__: Any) -> dict[str, Any]:
         msg = "model nyc_flights: nothing serves yet"
         raise ModelRejected(msg)
 
-    monkeypatch.setattr("mlops_tasks.runner.roll_back", fake)
+    monkeypatch.setattr("mlops_tasks.runner.duties.roll_back", fake)
     given = context()
     given["params"] |= {"version": None, "reason": "worse"}
     with pytest.raises(AirflowFailException, match="ModelRejected: model nyc_flights: nothing serves yet"):
         RollBack(pipeline=SPEC, task_id="roll_back").execute(given)
 
 
+@pytest.mark.usefixtures("duties")
 def test_an_acknowledgement_says_which_windows_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(pipeline: str, **given: Any) -> dict[str, Any]:
-        seen.update(given, pipeline=pipeline)
+    def fake(name: str, **given: Any) -> dict[str, Any]:
+        assert given.pop("adapters")
+        assert given.pop("pipeline", SPEC) == SPEC
+        seen.update(given, pipeline=name)
         return {"acknowledged": []}
 
     monkeypatch.setattr("mlops_tasks.runner.acknowledging.acknowledge", fake)
@@ -331,6 +348,7 @@ def test_an_acknowledgement_says_which_windows_who_and_why(monkeypatch: pytest.M
     }
 
 
+@pytest.mark.usefixtures("duties")
 def test_what_cannot_be_acknowledged_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(*_: Any, **__: Any) -> dict[str, Any]:
         msg = "no window waits to be acknowledged"

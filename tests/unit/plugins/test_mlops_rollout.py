@@ -7,14 +7,16 @@ import pytest
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-import mlops_rollout
+import mlops_duties
 from mlops_rollout import AskPromotion, JudgeRollout, SettleRollout, summarise
 from mlops_tasks.errors import ModelRejected, NothingToDo
 from mlops_tasks.runner import rollout
+from tests.fakes import NOW
 from tests.served_pipeline import PIPELINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 JUDGED = {"model": "shop", "action": "promote", "reason": "1000 rows with 0 failures", "champion": 1, "challenger": 2}
 
@@ -22,7 +24,7 @@ JUDGED = {"model": "shop", "action": "promote", "reason": "1000 rows with 0 fail
 class Instance(SimpleNamespace):
     """A task instance: what was pushed by task, and other runs of its DAG that wait for an answer."""
 
-    dag_id, run_id = "shop.rollout", "now"
+    dag_id, run_id, start_date = "shop.rollout", "now", NOW
 
     def xcom_pull(self, *, task_ids: str, run_id: str = "now") -> Any:
         return self.pulled.get(task_ids) if run_id == "now" else self.others[run_id]
@@ -43,15 +45,19 @@ def context(others: Mapping[str, Any] | None = None, **pulled: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlops_rollout, "facts_of", lambda _: SimpleNamespace(user="ada"))
+def asked_by_ada(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    facts = SimpleNamespace(user="ada", conf={}, declared=(), dag_id="shop.rollout", run_id="now")
+    monkeypatch.setattr(mlops_duties, "facts_of", lambda _: facts)
+    monkeypatch.setattr("mlops_tasks.runner.duties.load_pipeline", lambda _: PIPELINE)
+    monkeypatch.setenv("MLOPS_STORE", str(tmp_path))
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Mapping[str, Any], str]]:
     calls: list[tuple[Mapping[str, Any], str]] = []
 
-    def settle(judged: dict[str, Any], *, who: str) -> dict[str, Any]:
+    def settle(judged: dict[str, Any], *, who: str, adapters: object) -> dict[str, Any]:
+        assert adapters
         calls.append((judged, who))
         return judged
 
