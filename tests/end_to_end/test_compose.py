@@ -240,6 +240,30 @@ def test_the_model_is_served_and_its_report_is_for_those_who_may_see_it(stack: S
     assert httpx.get(report, trust_env=False, timeout=30).status_code == 401
 
 
+def last_words(api: AirflowApi, kind: str, task_id: str, conf: dict[str, Any]) -> tuple[str, str]:
+    """Run a DAG of the pipeline to its end; return a task's state and what it said last."""
+    dag_id = f"{NAME}.{kind}"
+    wait(lambda: dag_id in api.dag_ids(), 120)
+    api.unpause(dag_id)
+    assert api.trigger(dag_id, "asked", conf)
+    wait(lambda: (api.run(dag_id, "asked") or {}).get("state") in {"success", "failed"}, 600)
+    (task,) = [found for found in api.tasks(dag_id, "asked") if found["task_id"] == task_id]
+    lines = [line for line in api.log(task) if not line.startswith("::")]
+    return str(task["state"]), lines[-1]
+
+
+def test_what_is_done_about_a_model_beside_its_stages_has_the_libraries_it_needs(stack: Stack, trained: dict[str, str]) -> None:
+    assert trained[""] == "success"
+    with stack.api() as api:
+        looked = last_words(api, "monitor", "start_training", dates("2013-02-01", "2013-02-02"))
+        rolled_back = last_words(api, "rollback", "roll_back", {"reason": "a trial"})
+        acknowledged = last_words(api, "acknowledge", "acknowledge", {"window": "2013-02-01", "reason": "a trial"})
+    assert looked[0] in {"success", "skipped"}, looked
+    assert rolled_back[0] == "failed"
+    assert "ModelRejected: model nyc_flights: version 1 is the first champion" in rolled_back[1]
+    assert acknowledged[0] == "success" or "NothingToDo: nyc_flights: no window in 2013-02-01" in acknowledged[1], acknowledged
+
+
 def test_no_log_holds_a_secret_and_down_leaves_no_container(stack: Stack, trained: dict[str, str]) -> None:
     with stack.api() as api:
         tasks = api.tasks(f"{NAME}.train", RUN)
