@@ -38,6 +38,10 @@ class Baseline:
         """All that a window may resemble."""
         return (self.merged, *self.others)
 
+    def without_history(self) -> Baseline:
+        """Keep only names and rows of the history, which takes megabytes, once it was calibrated on."""
+        return replace(self, history=replace(self.history, columns={}))
+
 
 def training_baseline(reference: Reference) -> Baseline:
     """Compare with the training windows alone."""

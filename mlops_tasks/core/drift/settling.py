@@ -150,7 +150,8 @@ class _Known:
             acknowledged=acknowledged & some,
         )
         calibration = calibrate(baseline, self._spec)
-        return _Scored(sketch, baseline, calibration, score_window(baseline, calibration, sketch, self._spec))
+        score = score_window(baseline, calibration, sketch, self._spec)
+        return _Scored(sketch, baseline.without_history(), calibration, score)
 
     def _mask(self, before: Sequence[WindowRecord], wanted: Callable[[int, WindowRecord], bool]) -> Bools:
         """Say of each known window whether it is wanted, by its place among those before; training windows are not asked."""
