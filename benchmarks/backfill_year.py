@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,12 @@ def backfill(api: AirflowApi, dag_id: str, wanted: Sequence[datetime], parallel:
 def bring_in(
     api: AirflowApi, env: Mapping[str, str], folder: Path, *, start: datetime, end: datetime, parallel: int
 ) -> Backfilled:
-    """Plan and backfill `.ingest` over the days of `[start, end)`."""
+    """Plan `.ingest` over the days of `[start, end)`, and backfill it a month at a time: SQLite locks on longer ones."""
     planned = plan(env, folder, kind="ingest", start=start, end=end, parallel=parallel)
     wanted = [start + n * DAY for n in range((end - start) // DAY)]
-    return Backfilled(len(wanted), backfill(api, DAG_ID, wanted, parallel), planned)
+    months = [list(days) for _, days in groupby(wanted, key=lambda day: (day.year, day.month))]
+    wall = sum(backfill(api, DAG_ID, days, parallel) for days in months)
+    return Backfilled(len(wanted), wall, planned)
 
 
 def train(api: AirflowApi, env: Mapping[str, str], folder: Path, last: datetime) -> Backfilled:
