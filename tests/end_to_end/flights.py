@@ -24,7 +24,7 @@ CHANGES = {
     "  test: 30d": "  test: 7d",
     "{metric: roc_auc, against: hgb, tolerance: 0.01}": "{metric: roc_auc, against: constant}",
     "floor: 0.55": "floor: 0.3",
-    "consecutive: 2": "consecutive: 1",
+    "consecutive: 3": "consecutive: 1",
 }
 """What makes the flights pipeline quick enough for a test; everything else is as shipped."""
 
