@@ -37,12 +37,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         tolerated=args.tolerate,
     )
     made = backtest_drift(pipeline, adapters, asked)
-    found = _describe(made)
+    found = describe(made)
     report = write_report(adapters, args.name, "drift", render_backtest(found, made.replay.judged), args.output)
     return found | {"report": report}
 
 
-def _describe(made: Backtest) -> dict[str, Any]:
+def describe(made: Backtest) -> dict[str, Any]:
+    """Return the figures as `--json` has them, less where the report is."""
     spec, judged = made.pipeline.monitor, made.replay.judged
     return {
         "pipeline": made.pipeline.name,
