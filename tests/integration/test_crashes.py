@@ -34,7 +34,8 @@ def copy(home: Home, folder: Path) -> Home:
 def deaths(stage: str, commits: list[str]) -> list[Death]:
     """Return the moments at which a stage is killed, one after the other, each time a little further."""
     record = f"{NAME}/runs/{RUN}/{stage}.json"
-    found = [Death(number=1), Death(number=len(commits) // 2, after=True)]
+    results = [commit for commit in commits if "/outcomes/" not in commit]  # what the stage took is told after its result
+    found = [Death(number=1), Death(number=len(results) // 2, after=True)]
     if any("/cache/" in commit for commit in commits):
         found.append(Death(match="/cache/"))
     return [*found, Death(match=record), Death(match=record, after=True)]
