@@ -18,6 +18,7 @@ NAMES = (
     "backfill_year",
     "dag_parsing",
     "model_quality",
+    "drift",
     "serving",
     "serving_peers",
 )
