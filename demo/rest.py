@@ -78,6 +78,10 @@ class AirflowApi:
         """Let a DAG's runs start."""
         self._set_paused(dag_id, paused=False)
 
+    def pause(self, dag_id: str) -> None:
+        """Let a DAG's runs wait."""
+        self._set_paused(dag_id, paused=True)
+
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Create a pool unless it exists."""
         body = {"name": name, "slots": slots, "description": description}

@@ -106,7 +106,7 @@ def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> 
         now=now,
         version=version,
         training_end=champion.training.end,
-        drift=_seen(store, watching, f"monitor/{version}", since),
+        drift=_unacknowledged(store, watching, _seen(store, watching, f"monitor/{version}", since)),
         performance=_seen(store, watching, f"performance/{version}", since),
         requests=requests,
         outcomes={found.number: found for found in _records(store, f"{name}/retraining/outcomes/", RetrainOutcome)},
@@ -240,6 +240,13 @@ def _seen(store: ArtifactStore, watching: list[str], folder: str, since: datetim
         for key in store.list(prefix)
         if key.removeprefix(prefix).removesuffix(".json") >= f"{since:%Y-%m-%d}"
     ]
+
+
+def _unacknowledged(store: ArtifactStore, watching: list[str], seen: list[Seen]) -> list[Seen]:
+    """Take a person's word: windows that somebody called in order ask for nothing."""
+    prefixes = [f"{watcher}/monitor/acknowledged/" for watcher in watching]
+    labels = {key.removeprefix(prefix).removesuffix(".json") for prefix in prefixes for key in store.list(prefix)}
+    return [item.model_copy(update={"status": "ok"}) if item.window.label in labels else item for item in seen]
 
 
 def _records(store: ArtifactStore, prefix: str, kind: type[Record]) -> Iterator[Record]:

@@ -1,16 +1,18 @@
-"""One real Airflow for all end-to-end tests, on real flights, some of them with their distances in kilometres."""
+"""One real Airflow for all end-to-end tests: on real flights, some with their distances in kilometres, and on orders."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
 from demo.airflow_process import Airflow
 from demo.rest import AirflowApi
 from tests.end_to_end.flights import CHANGES, NAME, ROOT, wait, write_flights
+from tests.end_to_end.monthly_orders import write_orders
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,7 @@ def flights_airflow(tmp_path_factory: pytest.TempPathFactory, spark_url: str) ->
         assert old in text, old
         text = text.replace(old, new.replace("{flights}", str(folder / "flights.csv")))
     file.write_text(text)
+    write_orders(folder, datetime.now(UTC))
     env = {
         "MLOPS_STORE": str(folder / "store"),
         "MLOPS_PIPELINES": str(folder / "pipelines"),

@@ -93,15 +93,37 @@ def predict(url: str, store: Path) -> list[float]:
     return [float(item["score"]) if isinstance(item, dict) else float(item) for item in found]
 
 
+def trainings(api: AirflowApi) -> list[dict[str, Any]]:
+    """Return the trainings that a DAG started."""
+    return [found for found in api.runs(f"{NAME}.train") if found["run_type"] == "operator_triggered"]
+
+
 def test_a_shifted_window_months_later_starts_one_training(flights_api: AirflowApi) -> None:
+    flights_api.pause(f"{NAME}.train")  # it waits, so that the next test can take it away before it does anything
     states = run(flights_api, "monitor", "shift", dates(SHIFTED, "2013-06-04"))
     assert states["start_training"] == "success", log_of(flights_api, "monitor", "shift", "start_training")
-    started = [found for found in flights_api.runs(f"{NAME}.train") if found["run_type"] == "operator_triggered"]
-    assert len(started) == 1
-    assert started[0]["conf"]["intent"] == "drift"
-    assert started[0]["conf"]["end"] == "2013-06-04T00:00:00+00:00"
-    assert "distance" in started[0]["conf"]["reason"]
-    assert "distance" in started[0]["note"]
-    again = run(flights_api, "monitor", "next", dates("2013-06-04", "2013-06-05"))
+    (started,) = trainings(flights_api)
+    assert started["conf"]["intent"] == "drift"
+    assert started["conf"]["end"] == "2013-06-04T00:00:00+00:00"
+    assert "distance" in started["conf"]["reason"]
+    assert "distance" in started["note"]
+
+
+def test_a_training_that_was_asked_for_and_got_lost_is_started_by_the_next_look_once(flights_api: AirflowApi) -> None:
+    (started,) = trainings(flights_api)
+    path = f"/dags/{NAME}.train/dagRuns/{started['dag_run_id']}"
+    assert flights_api.request("DELETE", path).status_code == 204  # as if whoever asked had died before it was started
+    for kind, run_id, conf in (("retrain", "look", {}), ("monitor", "next", dates("2013-06-04", "2013-06-05"))):
+        flights_api.unpause(f"{NAME}.{kind}")
+        assert flights_api.trigger(f"{NAME}.{kind}", run_id, conf)  # both look at once
+    for kind, run_id in (("retrain", "look"), ("monitor", "next")):
+        wait(lambda kind=kind, run_id=run_id: state_of(flights_api, kind, run_id) in {"success", "failed"}, 300)  # type: ignore[misc]  # mypy can't infer a default's type
+    again = run(flights_api, "retrain", "look again", {})
     assert again["start_training"] == "skipped"
-    assert len([found for found in flights_api.runs(f"{NAME}.train") if found["run_type"] == "operator_triggered"]) == 1
+    assert log_of(flights_api, "retrain", "look again", "start_training")[-1].startswith("no training: ")
+    assert [found["dag_run_id"] for found in trainings(flights_api)] == [started["dag_run_id"]]
+
+
+def state_of(api: AirflowApi, kind: str, run_id: str) -> str:
+    found = api.run(f"{NAME}.{kind}", run_id)
+    return found["state"] if found else "gone"

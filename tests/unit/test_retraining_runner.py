@@ -230,6 +230,13 @@ def test_a_new_champion_is_looked_at_by_its_own_windows(wired: Wired) -> None:
     assert started(wired.look()).model_version == 2
 
 
+def test_windows_that_a_person_called_in_order_ask_for_nothing(wired: Wired) -> None:
+    for day in (0, 1):
+        wired.monitored(day)
+    wired.store.write(f"shop/monitor/acknowledged/{wired.window(0).label}.json", b"{}")
+    assert wired.look().action == "none"
+
+
 def test_a_backfills_alarms_never_ask(wired: Wired) -> None:
     for day in range(5):
         wired.monitored(day, intent="backfill")
