@@ -245,7 +245,7 @@ class ColumnDrift(Frozen):
 
 
 class DriftReport(Artifact):
-    """One window against what the champion was trained on and saw since; `files`: `drift.json`, `report.html`, `sketch.json`."""
+    """One window against what the champion learned from and saw since; `files`: `drift.json`, `report.html`, `sketch.json`."""
 
     window: Window
     model_version: int

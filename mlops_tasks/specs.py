@@ -281,7 +281,9 @@ class PerformanceSpec(Frozen):
     )
     min_labelled: int = Field(default=30, ge=2, description="fewest labelled rows of a window that is judged")
     effect_size: float = Field(
-        default=0.05, ge=0, description="least rise that matters of log loss, 1 - ROC AUC or mean squared error, as a share of it"
+        default=0.05,
+        ge=0,
+        description="least rise that matters of log loss, 1 - ROC AUC or mean squared error, as a share of it",
     )
     max_ece: float = Field(
         default=0.05,

@@ -74,7 +74,7 @@ def test_a_pipeline_that_keeps_its_log_for_a_while_has_a_dag_that_looks_after_it
     found, errors = parse(folders)
     assert errors == {}
     dag = found[f"{NAME}.maintain"]
-    assert dag.schedule == "30 0 * * *"
+    assert str(dag.schedule) == "30 0 * * *"
     assert [task.task_id for task in dag.tasks] == ["remove_old_answers"]
 
 

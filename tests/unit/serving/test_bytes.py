@@ -60,7 +60,11 @@ def ask_with_bytes(client: TestClient, inputs: list[Any], tail: bytes, length: s
         ([PRICE, AGE, SHOP], TAIL[:-1] + b"\xff", "inputs: tensor 'shop': text 0 is not UTF-8"),
         ([PRICE, AGE, SHOP], TAIL[:-1], "inputs: tensor 'shop' needs a binary_data_size of 0 to 8, the bytes that are left"),
         ([PRICE, AGE, SHOP], TAIL + b"x", "the body holds 1 bytes that no input claims: give each binary input its"),
-        ([PRICE, AGE, SHOP], TAIL[:8] + b"\xff" * 4 + b"north", "inputs: tensor 'shop' must hold 1 texts, each behind its length in 4"),
+        (
+            [PRICE, AGE, SHOP],
+            TAIL[:8] + b"\xff" * 4 + b"north",
+            "inputs: tensor 'shop' must hold 1 texts, each behind its length in 4",
+        ),
         ([binary("price", "FP32", 3)], TAIL, "inputs: tensor 'price' needs 4 bytes (1 of FP32) for its shape"),
         ([binary("price", "FP32", "4")], TAIL, "inputs: tensor 'price' needs a binary_data_size of 0 to 17"),
         ([binary("price", "FP32", size=True)], TAIL, "inputs: tensor 'price' needs a binary_data_size of 0 to 17"),
