@@ -118,9 +118,9 @@ def test_a_training_that_was_asked_for_and_got_lost_is_started_by_the_next_look_
         assert flights_api.trigger(f"{NAME}.{kind}", run_id, conf)  # both look at once
     for kind, run_id in (("retrain", "look"), ("monitor", "next")):
         wait(lambda kind=kind, run_id=run_id: state_of(flights_api, kind, run_id) in {"success", "failed"}, 300)  # type: ignore[misc]  # mypy can't infer a default's type
-    again = run(flights_api, "retrain", "look again", {})
+    again = run(flights_api, "retrain", "look-again", {})
     assert again["start_training"] == "skipped"
-    assert log_of(flights_api, "retrain", "look again", "start_training")[-1].startswith("no training: ")
+    assert log_of(flights_api, "retrain", "look-again", "start_training")[-1].startswith("no training: ")
     assert [found["dag_run_id"] for found in trainings(flights_api)] == [started["dag_run_id"]]
 
 
