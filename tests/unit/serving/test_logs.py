@@ -30,10 +30,11 @@ def fail() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Iterator[None]:
-    """Take pytest's own handlers away, which format records too."""
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take pytest's own handlers away, which format records too, and what other tests' servers set of uvicorn's logger."""
     root = logging.getLogger()
     kept, root.handlers = root.handlers, []
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
     yield
     root.handlers = kept
 

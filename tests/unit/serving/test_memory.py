@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mlops_tasks.serving.memory import Peak, free_bytes, give_back
+from mlops_tasks.serving.memory import free_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,13 +69,22 @@ def test_the_own_group_counts_where_it_is_not_the_root(tmp_path: Path) -> None:
     assert free_bytes(root, proc) == 201 * MB
 
 
-def test_the_peak_is_what_was_held_at_once_beyond_the_beginning() -> None:
+PEAKS = """
+import numpy as np
+from mlops_tasks.serving.memory import Peak, give_back
+MB = 1 << 20
+for size in (64, 16):
     with Peak() as peak:
-        kept = np.ones(64 * MB // 8)
+        kept = np.ones(size * MB // 8)
         del kept
         give_back()
-    assert 60 * MB < peak.bytes < 80 * MB
-    with Peak() as less:
-        kept = np.ones(16 * MB // 8)
-        del kept
-    assert less.bytes < 30 * MB
+    print(peak.bytes // MB)
+"""
+
+
+def test_the_peak_is_what_was_held_at_once_beyond_the_beginning() -> None:
+    # In a process of its own: one that has run many tests has memory to give back meanwhile.
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
+    much, little = map(int, done.stdout.split())
+    assert 60 < much < 80
+    assert little < 30
