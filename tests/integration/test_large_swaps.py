@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 SWAPS = 100
-HOT_SWAPS = 30
-"""Fewer, for each takes seconds: two models that don't fit are read from the disk in turn as long as both are there."""
 LIMIT = "1400m"
 """Less than the weights of two, which are 738 MB each; the server itself takes about 110."""
 CLIENTS = 2
@@ -118,21 +117,20 @@ def swap(server: Contained, address: str, times: int) -> list[float]:
     return pauses
 
 
-@pytest.mark.parametrize(
-    ("contained", "swaps", "single_slot"), [("hot", HOT_SWAPS, False), ("auto", SWAPS, True)], indirect=["contained"]
-)
-def test_swaps_of_a_large_model_under_load_fail_no_request(
-    contained: Contained, registry: str, swaps: int, *, single_slot: bool
+@pytest.mark.parametrize(("contained", "single_slot"), [("hot", False), ("auto", True)], indirect=["contained"])
+def test_a_hundred_swaps_of_a_large_model_under_load_fail_no_request(
+    contained: Contained, registry: str, *, single_slot: bool
 ) -> None:
     clients = [Client(contained) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
-    pauses = swap(contained, registry, swaps)
+    pauses = swap(contained, registry, SWAPS)
+    print(f"pauses: median {median(pauses):.2f} s, greatest {max(pauses):.2f} s")  # noqa: T201 - a figure of benchmarks/README.md
     assert not contained.state()["OOMKilled"]
     assert [lost for client in clients for lost in client.lost] == []
     assert all(client.answers for client in clients)
     contained.stop()
     for client in clients:
         client.join(60)
-    assert [pause > 0 for pause in pauses] == [single_slot] * swaps
-    assert contained.said().count("does not fit beside the model that serves") == (swaps if single_slot else 0)
+    assert [pause > 0 for pause in pauses] == [single_slot] * SWAPS
+    assert contained.said().count("does not fit beside the model that serves") == (SWAPS if single_slot else 0)
