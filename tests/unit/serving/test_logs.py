@@ -31,10 +31,13 @@ def fail() -> None:
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take pytest's own handlers away, which format records too, and what other tests' servers set of uvicorn's logger."""
+    """Take pytest's own handlers away, which format records too, and what other tests' servers (Airflow's too) set."""
     root = logging.getLogger()
     kept, root.handlers = root.handlers, []
-    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    for name in ("uvicorn", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
     yield
     root.handlers = kept
 
