@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_tasks.loading import apply_overrides, load_pipeline
-from mlops_tasks.runner.invocation import Handle, Invocation, Outcome, path_segment
+from mlops_tasks.runner.invocation import Handle, Invocation, Outcome, result_key
 from mlops_tasks.runner.runner import Runner, roll_back
 from mlops_tasks.wiring import Adapters
 
@@ -87,7 +87,7 @@ def dispatch(pipeline: PipelineSpec, invocation: Invocation, adapters: Adapters)
         return Runner(pipeline, adapters).invoke(invocation)
     done = dict(DUTIES[invocation.stage](pipeline, invocation, adapters))
     data = json.dumps({"results": [done]}).encode()
-    key = f"{pipeline.name}/runs/{path_segment(invocation.run_id)}/{invocation.stage}.json"
+    key = result_key(pipeline.name, invocation.run_id, invocation.stage)
     adapters.store.write(key, data)
     handle = Handle(uri=key, digest=hashlib.sha256(data).hexdigest())
     return Outcome(handle=handle, cached=0, computed=1, note="done", facts=done)

@@ -14,7 +14,7 @@ from mlops_tasks.loading import load_pipeline, pipeline_names
 from mlops_tasks.pipeline import BY_NAME
 from mlops_tasks.ports import ArtifactStore
 from mlops_tasks.runner.history import StageRecord, read_history, run_segments
-from mlops_tasks.runner.invocation import path_segment
+from mlops_tasks.runner.invocation import path_segment, result_key
 from mlops_tasks.runner.retraining import watchers
 from mlops_tasks.wiring import Adapters
 
@@ -221,7 +221,7 @@ def _seen(store: ArtifactStore, watching: Sequence[str], folder: str) -> dict[st
 
 def _result(store: ArtifactStore, name: str, segment: str, stage: str) -> dict[str, Any] | None:
     """Return the last result that a stage of a run gave."""
-    found = _read(store, f"{name}/runs/{segment}/{stage}.json")
+    found = _read(store, result_key(name, segment, stage))
     results: list[dict[str, Any]] = found.get("results", []) if found else []
     return results[-1] if results else None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from mlops_tasks.artifacts import Frozen, Intent, UtcTime
+
+if TYPE_CHECKING:
+    from mlops_tasks.ports import ArtifactStore
 
 
 class Handle(Frozen):
@@ -50,3 +54,18 @@ class Outcome(Frozen):
 def path_segment(run_id: str) -> str:
     """Make a run id fit a key: Airflow's ids hold colons and pluses; a leading dot would hide it or lead away."""
     return re.sub(r"[^\w.=-]|^\.", "_", run_id, flags=re.ASCII)
+
+
+def result_key(pipeline: str, run_id: str, stage: str) -> str:
+    """Return where the results of a run's stage are recorded; a run id that fits a key already stays as it is."""
+    return f"{pipeline}/runs/{path_segment(run_id)}/{stage}.json"
+
+
+def read_result(store: ArtifactStore, pipeline: str, run_id: str, stage: str) -> dict[str, Any] | None:
+    """Read the first result of a run's stage, as JSON; None while there is none."""
+    try:
+        found = json.loads(store.read(result_key(pipeline, run_id, stage)))
+    except KeyError:
+        return None
+    first: dict[str, Any] = found["results"][0]
+    return first

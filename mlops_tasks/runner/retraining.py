@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,7 +17,7 @@ from mlops_tasks.core.retraining import Decision, Resumption, RetrainOutcome, Re
 from mlops_tasks.core.windows import floor
 from mlops_tasks.errors import SpecError
 from mlops_tasks.loading import load_pipeline, pipeline_names
-from mlops_tasks.runner.invocation import path_segment
+from mlops_tasks.runner.invocation import read_result
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def outcome_of(
 ) -> RetrainOutcome | None:
     """Tell what became of a training; None while it has not ended, or was never started."""
     ended = run_state(request.run_id)
-    deployed, judged = (_result(store, name, request.run_id, stage) for stage in ("deploy", "evaluate"))
+    deployed, judged = (read_result(store, name, f"train-{request.run_id}", stage) for stage in ("deploy", "evaluate"))
     if deployed is not None:
         state = {"champion": "promoted", "challenger": "challenger"}.get(deployed["alias"], "registered")
         reason = f"version {deployed['version']} became {deployed['alias']}" if state != "registered" else "registered only"
@@ -192,16 +192,6 @@ def outcome_of(
         reason = f"its run {request.run_id} ended without a model"
         return RetrainOutcome(number=request.number, state="failed", reason=reason, at=now)
     return None
-
-
-def _result(store: ArtifactStore, name: str, run_id: str, stage: str) -> dict[str, Any] | None:
-    """Return what a stage of a training's run gave, or None."""
-    try:
-        found = json.loads(store.read(f"{name}/runs/{path_segment(f'train-{run_id}')}/{stage}.json"))
-    except KeyError:
-        return None
-    first: dict[str, Any] = found["results"][0]
-    return first
 
 
 def _note(store: ArtifactStore, name: str, state: State, decision: Decision) -> None:

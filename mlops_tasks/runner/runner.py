@@ -21,7 +21,7 @@ from mlops_tasks.ports import RunContext
 from mlops_tasks.resources import Resources
 from mlops_tasks.runner.description import describe
 from mlops_tasks.runner.history import SETTINGS, record_failure, record_success
-from mlops_tasks.runner.invocation import Handle, Invocation, Outcome, path_segment
+from mlops_tasks.runner.invocation import Handle, Invocation, Outcome, path_segment, result_key
 from mlops_tasks.runner.work import Made, Work, adapter, element, judged_key
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters, code_version
@@ -201,7 +201,7 @@ class Runner:
         return max(before, key=lambda d: (d.training.end, d.version), default=None)
 
     def _record(self, invocation: Invocation, results: Sequence[Artifact]) -> Handle:
-        key = f"{invocation.pipeline}/runs/{path_segment(invocation.run_id)}/{invocation.stage}.json"
+        key = result_key(invocation.pipeline, invocation.run_id, invocation.stage)
         data = json.dumps({"results": [item.model_dump(mode="json") for item in results]}).encode()
         self.adapters.store.write(key, data)
         return Handle(uri=key, digest=hashlib.sha256(data).hexdigest())

@@ -28,7 +28,7 @@ from mlops_tasks.runner.depends import (
     on_verdict,
     on_windows,
 )
-from mlops_tasks.runner.invocation import path_segment
+from mlops_tasks.runner.invocation import read_result, result_key
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
 
@@ -155,15 +155,14 @@ class Work:
     def _judge_again(self, candidate: Candidate, ports: Ports) -> Verdict:
         """Judge a candidate against the champion of now, on the dataset of its own run. Raises: ModelRejected."""
         name = self.pipeline.name
-        key = f"{name}/runs/{path_segment(ports.run.run_id)}/snapshot.json"
-        try:
-            dataset = Dataset.model_validate(json.loads(ports.store.read(key))["results"][0])
-        except KeyError as error:
+        recorded = read_result(ports.store, name, ports.run.run_id, "snapshot")
+        if recorded is None:
+            key = result_key(name, ports.run.run_id, "snapshot")
             msg = f"model {name}: the champion moved since the model was judged, and {key} is gone; run evaluate again"
-            raise ModelRejected(msg) from error
+            raise ModelRejected(msg)
         version = ports.registry.alias(name, "champion")
         champion = None if version is None else ports.registry.deployment(name, version)
-        inputs = {"candidate": candidate, "dataset": dataset, "champion": champion}
+        inputs = {"candidate": candidate, "dataset": Dataset.model_validate(recorded), "champion": champion}
         verdict: Verdict = self.evaluate(BY_NAME["evaluate"], inputs, ports, recompute=False).results[0]
         return verdict
 
