@@ -47,6 +47,15 @@ class Reconciled:
     request: RetrainRequest | None = None
 
 
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings that were asked for of a model, and what became of those that have ended."""
+
+    requests: list[RetrainRequest]
+    outcomes: dict[int, RetrainOutcome]
+    """Number of the request -> what became of it."""
+
+
 def reconcile(name: str, *, now: datetime, run_state: RunState, adapters: Adapters | None = None) -> Reconciled:
     """Look at all that is recorded of a model and ask for a training if it is time for one.
 
@@ -63,8 +72,10 @@ def reconcile(name: str, *, now: datetime, run_state: RunState, adapters: Adapte
     """
     adapters, pipeline = adapters or Adapters(), load_pipeline(name)
     for _ in range(RACES):
-        settle_outcomes(adapters.store, name, now=now, run_state=run_state)
-        state = read_state(pipeline, adapters, now=now)
+        known = read_trainings(adapters.store, name)
+        # Settled before the champion is looked up: a training that is known to have ended has moved it already.
+        trainings = settle_outcomes(adapters.store, name, known, now=now, run_state=run_state)
+        state = read_state(pipeline, adapters, trainings, now=now)
         if state is None:
             return Reconciled("none", f"{name}: no window was monitored under a champion yet, so there is nothing to decide on")
         decision = review(pipeline, state)
@@ -87,8 +98,16 @@ def review(pipeline: PipelineSpec, state: State) -> Decision:
     return decide(pipeline.retrain, state, at_least=rule.at_least, of=rule.of)
 
 
-def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> State | None:
-    """Gather what a decision depends on; None while no model serves or nothing was monitored."""
+def read_trainings(store: ArtifactStore, name: str) -> Trainings:
+    """Read what is recorded of a model's trainings."""
+    requests = list(_records(store, f"{name}/retraining/requests/", RetrainRequest))
+    return Trainings(
+        requests, {found.number: found for found in _records(store, f"{name}/retraining/outcomes/", RetrainOutcome)}
+    )
+
+
+def read_state(pipeline: PipelineSpec, adapters: Adapters, trainings: Trainings, *, now: datetime) -> State | None:
+    """Gather what a decision depends on beside the trainings; None while no model serves or nothing was monitored."""
     store, name = adapters.store, pipeline.name
     version = adapters.registry.alias(name, "champion")
     if version is None:
@@ -99,8 +118,7 @@ def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> 
     if as_of is None:
         return None
     resumed = list(_records(store, f"{name}/retraining/resumptions/", Resumption))
-    requests = list(_records(store, f"{name}/retraining/requests/", RetrainRequest))
-    since = champion.training.end if pipeline.retrain.new_rows else _first_that_matters(pipeline, champion, requests)
+    since = champion.training.end if pipeline.retrain.new_rows else _first_that_matters(pipeline, champion, trainings.requests)
     return State(
         as_of=as_of,
         now=now,
@@ -108,8 +126,8 @@ def read_state(pipeline: PipelineSpec, adapters: Adapters, *, now: datetime) -> 
         training_end=champion.training.end,
         drift=_unacknowledged(store, watching, _seen(store, watching, f"monitor/{version}", since)),
         performance=_seen(store, watching, f"performance/{version}", since),
-        requests=requests,
-        outcomes={found.number: found for found in _records(store, f"{name}/retraining/outcomes/", RetrainOutcome)},
+        requests=trainings.requests,
+        outcomes=trainings.outcomes,
         label_delay=pipeline.snapshot.label_delay,
         resumed_after=max((found.after for found in resumed), default=0),
     )
@@ -164,15 +182,23 @@ def _ask(pipeline: PipelineSpec, state: State, decision: Decision) -> RetrainReq
     )
 
 
-def settle_outcomes(store: ArtifactStore, name: str, *, now: datetime, run_state: RunState) -> None:
-    """Write down what became of trainings that have ended since."""
-    known = {outcome.number for outcome in _records(store, f"{name}/retraining/outcomes/", RetrainOutcome)}
-    for request in _records(store, f"{name}/retraining/requests/", RetrainRequest):
-        if request.number in known:
-            continue
-        outcome = outcome_of(store, name, request, now=now, run_state=run_state)
-        if outcome is not None:
-            store.create(_key(name, "outcomes", request.number), outcome.model_dump_json().encode())
+def settle_outcomes(store: ArtifactStore, name: str, known: Trainings, *, now: datetime, run_state: RunState) -> Trainings:
+    """Write down what became of trainings that have ended since; return all that is known then."""
+    outcomes = dict(known.outcomes)
+    for request in known.requests:
+        if request.number not in outcomes:
+            outcome = outcome_of(store, name, request, now=now, run_state=run_state)
+            if outcome is not None:
+                outcomes[request.number] = _keep_outcome(store, name, outcome)
+    return Trainings(known.requests, outcomes)
+
+
+def _keep_outcome(store: ArtifactStore, name: str, outcome: RetrainOutcome) -> RetrainOutcome:
+    """Write an outcome down, unless another that looks at the same time did; return what stands there."""
+    key = _key(name, "outcomes", outcome.number)
+    if store.create(key, outcome.model_dump_json().encode()):
+        return outcome
+    return RetrainOutcome.model_validate_json(store.read(key))
 
 
 def outcome_of(

@@ -15,7 +15,7 @@ from mlops_tasks.core.drift import WindowRecord
 from mlops_tasks.core.retraining import RetrainOutcome, RetrainRequest
 from mlops_tasks.errors import SpecError, StoreUnavailable
 from mlops_tasks.runner import retraining
-from mlops_tasks.runner.retraining import read_state, reconcile, resume, review
+from mlops_tasks.runner.retraining import Trainings, read_state, read_trainings, reconcile, resume, review, settle_outcomes
 from mlops_tasks.specs import DeploySpec
 from mlops_tasks.stages import deploy
 from tests.fakes import NOW, FakeRegistry, make_ports
@@ -184,6 +184,34 @@ def test_what_became_of_a_training_is_kept(wired: Wired, results: dict[str, Any]
     assert reason in wired.outcome(1).reason
 
 
+def test_a_look_decides_on_what_it_settled_and_reads_each_record_once(wired: Wired) -> None:
+    for day in (0, 1):
+        wired.monitored(day)
+    wired.ends(started(wired.look()), "failed")
+    for day in range(2, 6):
+        wired.monitored(day)
+    reads, lists = counted(wired, lambda: started(wired.look(NOW + timedelta(days=8))))
+    assert wired.outcome(1).state == "failed"
+    assert wired.requests() == ["000001.json", "000002.json"], "the first had ended, so it held nothing back"
+    assert [key for key in reads if "/retraining/re" in key] == ["shop/retraining/requests/000001.json"]
+    assert sorted(prefix for prefix in lists if "/retraining/" in prefix) == [
+        f"shop/retraining/{kind}/" for kind in ("outcomes", "requests", "resumptions")
+    ]
+
+
+def test_an_outcome_that_another_wrote_first_is_the_one_that_counts(wired: Wired) -> None:
+    for day in (0, 1):
+        wired.monitored(day)
+    request = started(wired.look())
+    before = read_trainings(wired.store, "shop")
+    wired.ends(request, deploy={"alias": "champion", "version": 2})
+    wired.look()  # another one settles meanwhile
+    wired.ends(request, deploy={"alias": "none", "version": 2})
+    settled = settle_outcomes(wired.store, "shop", before, now=NOW, run_state=wired.runs.get)
+    assert settled == Trainings([request], {1: wired.outcome(1)})
+    assert settled.outcomes[1].state == "promoted"
+
+
 def test_a_judged_model_that_waits_for_a_person_is_not_over(wired: Wired) -> None:
     for day in (0, 1):
         wired.monitored(day)
@@ -274,27 +302,34 @@ def test_only_windows_that_can_matter_are_read(wired: Wired) -> None:
         wired.monitored(day, alarm=day < 2)
     wired.ends(started(wired.look()), deploy={"alias": "none", "version": 2})
     wired.look()
-    read = counted(wired, lambda: read_state(spec_of("shop"), wired, now=NOW))  # type: ignore[arg-type]  # see look
-    assert read < 80
+    known = read_trainings(wired.store, "shop")
+    reads, _ = counted(wired, lambda: read_state(spec_of("shop"), wired, known, now=NOW))  # type: ignore[arg-type]  # see look
+    assert sum("/monitor/" in key for key in reads) < 80
     pipeline = spec_of("shop")
     everything = pipeline.model_copy(update={"retrain": pipeline.retrain.model_copy(update={"new_rows": 8001})})
-    state = read_state(everything, wired, now=NOW)  # type: ignore[arg-type]  # see look
+    state = read_state(everything, wired, known, now=NOW)  # type: ignore[arg-type]  # see look
     assert state is not None
     assert sum(item.rows for item in state.drift) == 8000
     assert review(everything, state).action == "none"
     assert review(everything, replace(state, drift=[*state.drift, state.drift[-1]])).reason.startswith("8,100 rows came")
 
 
-def counted(wired: Wired, work: Callable[[], object]) -> int:
-    """Count what is read of the monitor's records."""
-    reads: list[str] = []
-    plain = type(wired.store).read
+def counted(wired: Wired, work: Callable[[], object]) -> tuple[list[str], list[str]]:
+    """Return the keys that are read and the prefixes that are listed meanwhile."""
+    reads, lists = list[str](), list[str]()
+    kind = type(wired.store)
+    read, list_keys = kind.read, kind.list
 
-    def counting(self: Any, key: str) -> bytes:
+    def reading(self: Any, key: str) -> bytes:
         reads.append(key)
-        return plain(self, key)
+        return read(self, key)
+
+    def listing(self: Any, prefix: str) -> Any:
+        lists.append(prefix)
+        return list_keys(self, prefix)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(wired.store), "read", counting)
+        patch.setattr(kind, "read", reading)
+        patch.setattr(kind, "list", listing)
         work()
-    return sum("/monitor/" in key for key in reads)
+    return reads, lists
