@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import DagRunTriggerException
 
-from mlops_duties import DutyTask
+from mlops_duties import DutyTask, TellingTask
 from mlops_links import TrainingRunLink, run_page
 from mlops_operator import TaskSkipped, facts_of
 from mlops_requests import MOST_REASON, parse_time
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlops_tasks.specs import PipelineSpec
 
 
-class StartTraining(DutyTask):
+class StartTraining(TellingTask):
     """Starts `.train` if what is recorded of the model asks for it and nothing holds it back; each training once.
 
     What has to be done is read from the records alone, so this task may run after each window, on a schedule of its own, twice
@@ -32,7 +32,7 @@ class StartTraining(DutyTask):
 
     def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
         """Start trainings of `pipeline`, or of the one whose model it watches."""
-        super().__init__(pipeline=pipeline, **kwargs)
+        super().__init__(**kwargs)
         self.model = pipeline.monitor.model or pipeline.name
         self.links: dict[str, str] = {}
 

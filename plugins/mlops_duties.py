@@ -24,20 +24,17 @@ if TYPE_CHECKING:
 Told = TypeVar("Told")
 
 
-class DutyTask(BaseOperator):
-    """Does something about a pipeline's model."""
+class TellingTask(BaseOperator):
+    """Ends as its work did, skipped or failed, and says why as its log's last line."""
 
     nothing_fails: ClassVar[bool] = False
     """Whether a task fails that finds nothing to do: somebody asked for it, and must hear that it was not done."""
 
-    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
-        """Look after the model of `pipeline`."""
+    def __init__(self, **kwargs: Any) -> None:
+        """Say why on each end but a good one."""
         super().__init__(**kwargs)
-        self.spec = pipeline
-        self.pipeline = pipeline.name
         self.why = ""
         self.on_failure_callback = self.on_retry_callback = self.on_skipped_callback = [say_why]
-        self._container: DockerStageOperator | None = None
 
     def told(self, work: Callable[[], Told]) -> Told:
         """Do the work; what can't be mended by a retry fails the task at once.
@@ -56,6 +53,17 @@ class DutyTask(BaseOperator):
             if isinstance(error, NothingToDo) and not self.nothing_fails:
                 raise TaskSkipped(self.why) from error
             raise TaskFailed(self.why) from error
+
+
+class DutyTask(TellingTask):
+    """Has a duty of the runner done, where stages are run."""
+
+    def __init__(self, *, pipeline: PipelineSpec, **kwargs: Any) -> None:
+        """Look after the model of `pipeline`."""
+        super().__init__(**kwargs)
+        self.spec = pipeline
+        self.pipeline = pipeline.name
+        self._container: DockerStageOperator | None = None
 
     def ask(self, duty: str, context: Context, *, who: str = "", reason: str = "", **arguments: Any) -> dict[str, Any]:
         """Have a duty done; return its result. Raises: as `told` does."""
