@@ -141,6 +141,9 @@ class Scorer:
         """Score float32 [N, Fn] and texts [N, Fc]; an input that the model lacks must be None."""
         feed = {name: value for name, value in (("numeric", numeric), ("categorical", categorical)) if value is not None}
         rows = len(next(iter(feed.values())))
+        if 0 < rows <= CHUNK_ROWS:
+            whole: npt.NDArray[np.float32] = self.session.run(["score"], feed)[0]
+            return whole
         parts = [
             self.session.run(["score"], {name: value[start : start + CHUNK_ROWS] for name, value in feed.items()})[0]
             for start in range(0, max(rows, 1), CHUNK_ROWS)

@@ -11,8 +11,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from mlops_tasks.serve_specs import ServeSpec
+from mlops_tasks.serving.batching import Batcher
 from mlops_tasks.serving.endpoints import Endpoints
 from mlops_tasks.serving.exchange import INVOCATIONS, Call, Endpoint, refusal
 from mlops_tasks.serving.gate import Gate
@@ -47,13 +49,15 @@ class Parts:
     telemetry: Telemetry = field(default_factory=NoTelemetry)
     watcher: Watcher | None = None
     """Follows the registry as long as the application runs; None: the slot stays as it is."""
+    under_way: Callable[[], int] = lambda: 1
+    """Tells how many requests have come and are not answered."""
     max_body_bytes: int = 32 << 20
     prepare: Callable[[Arrays, Layout], Arrays] | None = None
     """What decoded rows go through before anything sees them, such as hashing; None: nothing."""
 
     def __post_init__(self) -> None:
         """Make the router."""
-        self.router = Router(self.slot, self.spec.challenger, self.recorder, self.telemetry)
+        self.router = Router(self.slot, self.spec.challenger, self.recorder, self.telemetry, Batcher(self.under_way))
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
@@ -78,8 +82,12 @@ class _HotPaths:
         await (hot or self._routed)(scope, receive, send)
 
 
-def make_app(parts: Parts) -> ASGIApp:
-    """Return the ASGI application of a server's parts; its watcher runs as long as it does."""
+def make_app(parts: Parts, metrics: ASGIApp | None = None) -> ASGIApp:
+    """Return the ASGI application of a server's parts; its watcher runs as long as it does.
+
+    `metrics` answers `/metrics`. What a proxy on the same host says of the client is believed, except where it does not matter:
+    on the paths that nearly all requests take.
+    """
     at, watcher = Endpoints(parts), parts.watcher
 
     @asynccontextmanager
@@ -95,7 +103,8 @@ def make_app(parts: Parts) -> ASGIApp:
             await parts.router.drain()
 
     handlers: dict[Any, Any] = {HTTPException: _unrouted}
-    routed = Starlette(routes=_routes(at), exception_handlers=handlers, lifespan=watching)
+    routes = [*_routes(at), *([Route("/metrics", metrics)] if metrics else [])]
+    routed: Any = ProxyHeadersMiddleware(Starlette(routes=routes, exception_handlers=handlers, lifespan=watching))  # type: ignore[arg-type]  # uvicorn has types of its own
     hot = {f"/v2/models/{parts.slot.name}/infer": Endpoint(at.infer), INVOCATIONS: Endpoint(at.invocations)}
     return _HotPaths(routed, hot)
 

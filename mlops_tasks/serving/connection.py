@@ -13,13 +13,11 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlops_tasks.serving.answering import OneWrite
-from mlops_tasks.serving.auth import refuse
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 HEADER_BYTES = 64 << 10
 PIPELINED = 64
@@ -52,9 +50,11 @@ class Limits:
 class Load:
     """What all connections hold together."""
 
-    def __init__(self, refused: Callable[[int], None]) -> None:
+    def __init__(self, refused: Callable[[int], None] = lambda _: None) -> None:
+        self.requests = 0
+        """Whose head came and that are not answered."""
         self.bodies_bytes = 0
-        """Of requests that are not answered."""
+        """Of these."""
         self.refused = refused
         """Is told each status that no application gave."""
 
@@ -92,6 +92,7 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hold nothing more."""
         self.load.bodies_bytes -= sum(self._bodies)
+        self.load.requests -= len(self._bodies)
         self._bodies.clear()
         self._deaf = True
         super().connection_lost(exc)
@@ -160,6 +161,7 @@ class Guarded(HttpToolsProtocol):
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # who is refused may send the body or not: nobody could tell it from a request
         self._bodies.append(0)
+        self.load.requests += 1
         if len(self._bodies) == 1:
             self._due = self.loop.time() + self.limits.body_s
 
@@ -186,6 +188,7 @@ class Guarded(HttpToolsProtocol):
         """Go on with the next request; without one, begin to wait for it."""
         if self._bodies:
             self.load.bodies_bytes -= self._bodies.popleft()
+            self.load.requests -= 1
         super().on_response_complete()
         self._unset_keepalive_if_required()  # the time is kept here
         if len(self._bodies) > self._waits_for_body() or self.transport.is_closing():
@@ -245,6 +248,7 @@ class Guarded(HttpToolsProtocol):
             self._cut(status, why)
         elif waits:
             self.load.bodies_bytes -= self._bodies.pop()
+            self.load.requests -= 1
             self.pipeline.popleft()
             self._in_body = False
 
@@ -271,28 +275,6 @@ class Guarded(HttpToolsProtocol):
         self.load.refused(status)
 
 
-def guarded(limits: Limits, refused: Callable[[int], None] = lambda _: None) -> type[asyncio.Protocol]:
-    """Return the protocol with these bounds, which tells what it refuses: uvicorn makes its instances itself."""
-    return type("Guarded", (Guarded,), {"limits": limits, "load": Load(refused)})
-
-
-class Concurrency:
-    """ASGI middleware: what comes while too many requests are under way is told to come again."""
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most, self._now = app, most, 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through or answer it."""
-        if scope["type"] != "http" or scope["path"].startswith("/v2/health/"):
-            await self._app(scope, receive, send)
-            return
-        if self._now >= self._most:
-            message = f"{self._now} requests are under way here: try again in a moment"
-            await refuse(send, 503, message, (b"retry-after", b"1"))
-            return
-        self._now += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._now -= 1
+def guarded(limits: Limits, load: Load) -> type[asyncio.Protocol]:
+    """Return the protocol with these bounds, whose connections count what they hold: uvicorn makes its instances itself."""
+    return type("Guarded", (Guarded,), {"limits": limits, "load": load})

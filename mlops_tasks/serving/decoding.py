@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from array import array
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 TENSORS = frozenset({"numeric", "categorical"})
 _NUMBERS: frozenset[type] = frozenset({int, float, bool, type(None)})
 _TEXTS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
+_ONLY_TEXTS = {str}
 _SHOWN = 5
 _SHOWN_CHARACTERS = 1000
 _NO_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(-?Infinity|NaN)\b', re.DOTALL)
@@ -124,22 +127,36 @@ def require_rows(rows: dict[str, int]) -> int:
 
 
 def numbers(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
-    """Return F columns of N numbers as float32 [N, F], checked and converted in one go; beyond float32 is infinite."""
+    """Return F columns of N numbers as float32 [N, F]; null is NaN, what is beyond float32 infinite. Raises: BadRequest."""
     if np.ndarray in set(map(type, block)):
         return _numbers_by_column(names, block)
-    if not _NUMBERS.issuperset(map(type, chain.from_iterable(block))):
+    cells = _floats(chain.from_iterable(block))
+    if cells is None:
         _refuse_cell(names, block, _NUMBERS, "a number")
-    with np.errstate(over="ignore"):
-        return np.array(block, dtype=np.float64).T.astype(np.float32, order="C")
+    return np.ascontiguousarray(cells.reshape(len(block), -1).T)
 
 
 def number_rows(names: Sequence[str], cells: Values) -> npt.NDArray[np.float32]:
     """Return F x N numbers, given row by row, as float32 [N, F]."""
-    width = len(names)
-    if isinstance(cells, np.ndarray) or not _NUMBERS.issuperset(map(type, cells)):
+    made = None if isinstance(cells, np.ndarray) else _floats(cells)
+    if made is None:
+        width = len(names)
         return numbers(names, [cells[at::width] for at in range(width)])  # which names the cell that is wrong
-    with np.errstate(over="ignore"):
-        return np.array(cells, dtype=np.float64).astype(np.float32).reshape(-1, width)
+    return made.reshape(-1, len(names))
+
+
+def _floats(cells: Iterable[Any]) -> npt.NDArray[np.float32] | None:
+    """Return JSON's numbers, checked and converted in one go; None where some cell is no number.
+
+    An `array` takes a number in a third of the time that numpy does, and says of what is beyond float32 that it is infinite.
+    """
+    kept = cells if isinstance(cells, list) else list(cells)
+    try:
+        return np.frombuffer(array("f", kept), np.float32)
+    except TypeError:  # null, or what is no number
+        if not _NUMBERS.issuperset(map(type, kept)):
+            return None
+    return np.frombuffer(array("f", [math.nan if cell is None else cell for cell in kept]), np.float32)
 
 
 def _numbers_by_column(names: Sequence[str], block: Sequence[Values]) -> npt.NDArray[np.float32]:
@@ -154,18 +171,27 @@ def _numbers_by_column(names: Sequence[str], block: Sequence[Values]) -> npt.NDA
 def texts(names: Sequence[str], block: Sequence[Values], layout: Layout) -> npt.NDArray[np.object_]:
     """Return F columns of N texts as objects [N, F]."""
     listed = [column.tolist() if isinstance(column, np.ndarray) else column for column in block]
-    cells = list(chain.from_iterable(listed))
-    if not _TEXTS.issuperset(map(type, cells)):
+    cells = _categories(list(chain.from_iterable(listed)), layout)
+    if cells is None:
         _refuse_cell(names, listed, _TEXTS, "a text")
-    return np.ascontiguousarray(category_texts(cells, layout.null_token).reshape(len(block), -1).T)
+    return np.ascontiguousarray(cells.reshape(len(block), -1).T)
 
 
 def text_rows(names: Sequence[str], cells: Values, layout: Layout) -> npt.NDArray[np.object_]:
     """Return F x N texts, given row by row, as objects [N, F]."""
-    width = len(names)
-    if isinstance(cells, np.ndarray) or not _TEXTS.issuperset(map(type, cells)):
+    made = None if isinstance(cells, np.ndarray) else _categories(cells, layout)
+    if made is None:
+        width = len(names)
         return texts(names, [cells[at::width] for at in range(width)], layout)  # likewise
-    return category_texts(cells, layout.null_token).reshape(-1, width)
+    return made.reshape(-1, len(names))
+
+
+def _categories(cells: Sequence[Any], layout: Layout) -> npt.NDArray[np.object_] | None:
+    """Return JSON's values as the texts that the model knows; None where some cell can't be one."""
+    kinds = set(map(type, cells))
+    if kinds == _ONLY_TEXTS:
+        return np.array(cells, dtype=object)
+    return category_texts(cells, layout.null_token) if kinds <= _TEXTS else None
 
 
 def _refuse_cell(names: Sequence[str], block: Sequence[Values], allowed: frozenset[type], wanted: str) -> NoReturn:

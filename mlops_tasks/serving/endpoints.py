@@ -19,6 +19,7 @@ from mlops_tasks.serving.exchange import (
     TEXT_TYPE,
     Call,
     Reply,
+    id_header,
     is_id,
     json_reply,
 )
@@ -114,8 +115,8 @@ class Endpoints:
         with self._parts.telemetry.stage("encode"):
             answer, length = encode_answer(prediction, wanted)
         if length is None:
-            return Reply(answer, headers=_headers(prediction))
-        return Reply(answer, BINARY_TYPE, {"inference-header-content-length": str(length)} | _headers(prediction))
+            return Reply(answer, _headers(prediction))
+        return Reply(answer, [(HEADER_LENGTH, b"%d" % length), *_headers(prediction)], BINARY_TYPE)
 
     async def invocations(self, call: Call) -> Reply:
         """Answer a request of MLflow's clients."""
@@ -181,7 +182,7 @@ class Endpoints:
 
     async def version(self, call: Call) -> Reply:
         """Return MLflow's version, which its clients ask for."""
-        return Reply(_installed("mlflow").encode(), TEXT_TYPE, {"x-request-id": call.id})
+        return Reply(_installed("mlflow").encode(), [id_header(call.id)], TEXT_TYPE)
 
     async def openapi(self, call: Call) -> Reply:
         """Return the OpenAPI document of the model that serves."""
@@ -190,7 +191,7 @@ class Endpoints:
     async def index(self, call: Call) -> Reply:
         """Show people what serves."""
         address = str(Request(call.scope).base_url).rstrip("/")
-        return Reply(index_page(self._slot, address).encode(), HTML_TYPE, {"x-request-id": call.id})
+        return Reply(index_page(self._slot, address).encode(), [id_header(call.id)], HTML_TYPE)
 
 
 def _read_tensors(call: Call, raw: bytes, header_length: str | None, model: LoadedModel) -> tuple[str, dict[str, bool], Arrays]:
@@ -207,11 +208,11 @@ def _read_frame(raw: bytes, kind: str, model: LoadedModel) -> Arrays:
 
 
 def _plain(call: Call, value: Any) -> Reply:
-    return json_reply(value, {"x-request-id": call.id})
+    return json_reply(value, [id_header(call.id)])
 
 
-def _headers(prediction: Prediction) -> dict[str, str]:
-    return {"x-request-id": prediction.query.id, "x-model-version": str(prediction.model.version)}
+def _headers(prediction: Prediction) -> list[tuple[bytes, bytes]]:
+    return [id_header(prediction.query.id), (b"x-model-version", b"%d" % prediction.model.version)]
 
 
 def _id(given: object, call: Call) -> str:

@@ -12,9 +12,12 @@ import orjson
 from mlops_tasks.serving.decoding import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.types import Receive, Scope, Send
+
+    Headers = Iterable[tuple[bytes, bytes]]
+    """Names in lower case, and values."""
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +95,10 @@ class Reply:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(
-        self, body: bytes, media_type: str = JSON_TYPE, headers: dict[str, str] | None = None, status: int = 200
-    ) -> None:
+    def __init__(self, body: bytes, headers: Headers = (), media_type: str = JSON_TYPE, status: int = 200) -> None:
         """Make an answer with headers beside its type and length."""
         self.body, self.status = body, status
-        self.headers = [
-            (b"content-type", media_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(body)),
-            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()),
-        ]
+        self.headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body)), *headers]
 
     async def send(self, send: Send) -> None:
         """Send it."""
@@ -109,9 +106,14 @@ class Reply:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def json_reply(value: Any, headers: dict[str, str], status: int = 200) -> Reply:
+def json_reply(value: Any, headers: Headers, status: int = 200) -> Reply:
     """Return a JSON answer; numpy's arrays are written without a detour over lists."""
-    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), headers=headers, status=status)
+    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), headers, status=status)
+
+
+def id_header(request_id: str) -> tuple[bytes, bytes]:
+    """Return the header that names an answer's request."""
+    return b"x-request-id", request_id.encode("latin-1")
 
 
 def refusal(path: str, request_id: str, message: str, status: int) -> Reply:
@@ -120,9 +122,9 @@ def refusal(path: str, request_id: str, message: str, status: int) -> Reply:
     body = {"error": message}
     if path == INVOCATIONS:
         body = {"error_code": _MLFLOW_CODES.get(status, "BAD_REQUEST"), "message": message}
-    headers = {"x-request-id": request_id}
+    headers = [id_header(request_id)]
     if status == 503:  # noqa: PLR2004 - HTTP's: what is refused now may be answered in a moment
-        headers["retry-after"] = "1"
+        headers.append((b"retry-after", b"1"))
     return json_reply(body, headers, status)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     Scores = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A decoded request."""
 
     id: str
@@ -31,8 +29,7 @@ class Query:
     """Whether the request named a version: then that one answers and no other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """An answer."""
 
     query: Query
@@ -44,11 +41,13 @@ class Prediction:
     at_ns: int
     """When it was answered: nanoseconds since 1970, UTC."""
     latency_s: float
-    """How long scoring took."""
+    """How long the model's call took."""
     fallback: str = ""
     """Why the challenger, whose turn it was, did not answer; empty when it was not or did."""
     shadow: bool = False
     """Whether this was scored beside the answer and given to nobody."""
+    together: bool = False
+    """Whether the call scored other requests too, so that its time says nothing of this one."""
 
 
 class Recorder(Protocol):

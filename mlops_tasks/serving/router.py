@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlops_tasks.errors import PipelineError
+from mlops_tasks.serving.batching import count_rows
 from mlops_tasks.serving.decoding import BadRequest
 from mlops_tasks.serving.predictions import Prediction
 
 if TYPE_CHECKING:
     from mlops_tasks.serve_specs import ChallengerSpec
+    from mlops_tasks.serving.batching import Batcher
     from mlops_tasks.serving.decoding import Arrays, Layout
     from mlops_tasks.serving.predictions import Query, Recorder, Scores
     from mlops_tasks.serving.slot import LoadedModel, Role, Slot
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-THREAD_ABOVE_ROWS = 64
-"""Smaller batches are scored where they arrive: a thread's hand-over costs more than they do, except by a large model."""
 SHADOWS_AT_ONCE = 64
 """More are dropped, and counted: a challenger that is slow must not take the champion's time."""
+TIMED_IN_SHADOW = 0.5
+"""Share of the entities whose requests the champion scores alone: a shadow is, and both times are compared."""
 
 
 class Router:
@@ -35,10 +37,13 @@ class Router:
 
     `canary`: a share of the entities, always the same ones, gets the challenger's answer, and the champion's if it fails.
     `shadow`: the challenger scores what the champion answered, after the answer, for the log alone.
+
+    What a challenger scores is scored alone, and as much of the champion's: times compare only between the like.
     """
 
-    def __init__(self, slot: Slot, spec: ChallengerSpec, recorder: Recorder, telemetry: Telemetry) -> None:
+    def __init__(self, slot: Slot, spec: ChallengerSpec, recorder: Recorder, telemetry: Telemetry, batcher: Batcher) -> None:
         self._slot, self._spec, self._recorder, self._telemetry = slot, spec, recorder, telemetry
+        self._batcher = batcher
         self._shadows: set[asyncio.Task[None]] = set()
         self._aside = ThreadPoolExecutor(1, "shadows")  # of its own: the champion's large batches wait for no shadow
         self.dropped = 0
@@ -46,18 +51,20 @@ class Router:
 
     async def answer(self, query: Query) -> Prediction:
         """Score a request."""
-        challenger = self._slot.challenger
+        challenger, mode = self._slot.challenger, self._spec.mode
         if query.pinned:
             role: Role = "challenger" if query.layout_of is challenger else "champion"
-            return await predict(query.layout_of, role, query)
-        if challenger is None or self._spec.mode == "off":
-            return await predict(query.layout_of, "champion", query)
-        if self._spec.mode == "shadow":
-            prediction = await predict(query.layout_of, "champion", query)
+            return await self._predict(query.layout_of, role, query)
+        if challenger is None or mode == "off":
+            return await self._predict(query.layout_of, "champion", query)
+        place = place_of(query.entity, challenger.version)
+        if mode == "shadow":
+            prediction = await self._predict(query.layout_of, "champion", query, alone=place < TIMED_IN_SHADOW)
             self._shadow(challenger, query)
             return prediction
-        if not is_chosen(query.entity, challenger.version, self._spec.percent):
-            return await predict(query.layout_of, "champion", query)
+        share = self._spec.percent / 100
+        if place >= share:
+            return await self._predict(query.layout_of, "champion", query, alone=place < 2 * share)
         return await self._try(challenger, query)
 
     async def drain(self) -> None:
@@ -68,10 +75,26 @@ class Router:
     async def _try(self, challenger: LoadedModel, query: Query) -> Prediction:
         """Let the challenger answer; if it can't, the champion does, and the log says why."""
         try:
-            return await predict(challenger, "challenger", query)
+            return await self._predict(challenger, "challenger", query, alone=True)
         except Exception as error:  # noqa: BLE001 - whatever a challenger does, the request is answered
             fallback = why(error)
-        return await predict(query.layout_of, "champion", query, fallback=fallback)
+        return await self._predict(query.layout_of, "champion", query, fallback=fallback)
+
+    async def _predict(
+        self, model: LoadedModel, role: Role, query: Query, *, alone: bool = False, fallback: str = ""
+    ) -> Prediction:
+        """Score a request's rows with one model.
+
+        Raises:
+            BadRequest: 503, a challenger's scores are no numbers or not one for each row; or it needs columns that are not
+                given.
+
+        """
+        arrays = query.arrays if model is query.layout_of else _arrays_for(model, query)
+        scores, took_s, together = await self._batcher.score(model, arrays, alone=alone)
+        if role == "challenger":
+            _require_scores(scores, model, count_rows(arrays))
+        return Prediction(query, model, role, scores, time.time_ns(), took_s, fallback, together=together)
 
     def _shadow(self, challenger: LoadedModel, query: Query) -> None:
         if len(self._shadows) >= SHADOWS_AT_ONCE:
@@ -93,28 +116,13 @@ class Router:
             log.debug("a shadow is not logged: %s", error)
 
 
-def is_chosen(entity: str, version: int, percent: float) -> bool:
-    """Tell whether an entity belongs to a version's canary: the same at every request, and with a greater share, too."""
-    digest = hashlib.blake2b(f"{version}\x1f{entity}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < percent / 100 * 2**64
+def place_of(entity: str, version: int) -> float:
+    """Return where in [0, 1) an entity stands in the trial of a version: below its share the challenger answers.
 
-
-async def predict(model: LoadedModel, role: Role, query: Query, *, fallback: str = "") -> Prediction:
-    """Score a request's rows with one model.
-
-    Raises:
-        BadRequest: 503, a challenger's scores are no numbers or not one for each row; or it needs columns that are not given.
-
+    The same at every request, and a greater share has the entities of a smaller one too.
     """
-    started = time.perf_counter()
-    arrays = _arrays_for(model, query)
-    if model.is_large or len(_first(arrays)) > THREAD_ABOVE_ROWS:
-        scores = await asyncio.to_thread(model.scorer.score_arrays, *arrays)
-    else:
-        scores = model.scorer.score_arrays(*arrays)
-    if role == "challenger":
-        _require_scores(scores, model, len(_first(arrays)))
-    return Prediction(query, model, role, scores, time.time_ns(), time.perf_counter() - started, fallback)
+    digest = hashlib.blake2b(f"{version}\x1f{entity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def shadow_of(challenger: LoadedModel, query: Query) -> Prediction:
@@ -122,7 +130,7 @@ def shadow_of(challenger: LoadedModel, query: Query) -> Prediction:
 
     Its latency is its thread's processor time: a shadow waits for the interpreter, where an answer would not.
     """
-    started, rows = time.thread_time(), len(_first(query.arrays))
+    started, rows = time.thread_time(), count_rows(query.arrays)
     try:
         scores, fallback = challenger.scorer.score_arrays(*_arrays_for(challenger, query)), ""
         _require_scores(scores, challenger, rows)
@@ -134,12 +142,6 @@ def shadow_of(challenger: LoadedModel, query: Query) -> Prediction:
 
 def _arrays_for(model: LoadedModel, query: Query) -> Arrays:
     return query.arrays if model is query.layout_of else relaid(query.arrays, query.layout_of.layout, model.layout)
-
-
-def _first(arrays: Arrays) -> np.ndarray:
-    first = arrays[0] if arrays[0] is not None else arrays[1]
-    assert first is not None  # a model has inputs
-    return first
 
 
 def shape_of(model: LoadedModel, rows: int) -> tuple[int, ...]:

@@ -18,12 +18,13 @@ from mlops_tasks.errors import SpecError
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.auth import Authentication, Tokens
 from mlops_tasks.serving.certificates import Certificates
-from mlops_tasks.serving.connection import Concurrency, Limits, guarded
+from mlops_tasks.serving.connection import Limits, Load, guarded
 from mlops_tasks.serving.copies import Copies
 from mlops_tasks.serving.draining import DrainingServer
+from mlops_tasks.serving.front import Front
 from mlops_tasks.serving.gate import Gate
 from mlops_tasks.serving.logs import logging_to_stderr, teller
-from mlops_tasks.serving.metrics import Counted, Exposition, Metrics
+from mlops_tasks.serving.metrics import Exposition, Metrics
 from mlops_tasks.serving.private import hasher
 from mlops_tasks.serving.recording.session import recording
 from mlops_tasks.serving.slot import Slot
@@ -83,9 +84,10 @@ def serve(
         with recording(
             pipeline.name, log, environ=environ, telemetry=metrics, announce=say, log_format=settings.log_format
         ) as recorder:
-            parts = _parts(pipeline, registry, settings, _Watched(slot, metrics, recorder, say))
+            load = Load(lambda status: metrics.responded("connection", status))
+            parts = _parts(pipeline, registry, settings, _Watched(slot, metrics, recorder, load, say))
             parts.prepare = prepare
-            app = _guard(Exposition(make_app(parts), metrics), settings, tokens, tracer)
+            app = Front(_guard(make_app(parts, Exposition(metrics)), tokens, tracer), metrics, settings.max_requests)
             _announce_address(pipeline.name, listener, settings, say)
             allow_files(settings.max_connections, say)
 
@@ -93,7 +95,7 @@ def serve(
                 slot.draining = True
                 say(f"serving {pipeline.name} ends: requests under way are answered")
 
-            _server(Counted(app, metrics), settings, metrics, certificates, drain).run(sockets=[listener])
+            _server(app, settings, load, certificates, drain).run(sockets=[listener])
     if provider is not None:
         provider.shutdown()
 
@@ -105,6 +107,7 @@ class _Watched:
     slot: Slot
     metrics: Metrics
     recorder: Recorder
+    load: Load
     say: Callable[[str], None]
 
 
@@ -132,21 +135,20 @@ def _parts(pipeline: PipelineSpec, registry: ModelRegistry, settings: ServeSetti
         recorder=watched.recorder,
         telemetry=watched.metrics,
         watcher=watcher,
+        under_way=lambda: watched.load.requests,
         max_body_bytes=settings.max_body_bytes,
     )
 
 
-def _guard(app: ASGIApp, settings: ServeSettings, tokens: Tokens | None, tracer: Any) -> ASGIApp:
-    """Put before the application what every request passes, the outermost last."""
+def _guard(app: ASGIApp, tokens: Tokens | None, tracer: Any) -> ASGIApp:
+    """Put before the application what is asked for, the outermost last."""
     if tracer is not None:
         app = Tracing(app, tracer)
-    if tokens is not None:
-        app = Authentication(app, tokens)
-    return Concurrency(app, settings.max_requests)
+    return app if tokens is None else Authentication(app, tokens)
 
 
 def _server(
-    app: ASGIApp, settings: ServeSettings, metrics: Metrics, certificates: Certificates | None, drain: Callable[[], None]
+    app: ASGIApp, settings: ServeSettings, load: Load, certificates: Certificates | None, drain: Callable[[], None]
 ) -> DrainingServer:
     """Make the server of an application."""
     limits = Limits(
@@ -160,12 +162,13 @@ def _server(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded(limits, lambda status: metrics.responded("connection", status)),
+        http=guarded(limits, load),
         ws="none",
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # `make_app` reads them, where they matter
         backlog=BACKLOG,
         timeout_graceful_shutdown=ceil(settings.drain_s),
     )

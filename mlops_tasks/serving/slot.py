@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import time
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +38,8 @@ class LoadedModel:
     """The ledger's entry that gave it its alias; empty if somebody moved the alias by hand."""
     folder: Path = field(default_factory=Path)
     """Where its files lie."""
+    row_s: float = math.inf
+    """How long it takes for a row among many, measured when it was loaded; infinite where that is not known."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -102,13 +106,18 @@ def load_folder(
     """
     scorer, golden = load_proven(folder, LOOSE_TOLERANCE, what=f"model {name} version {version}", threads=threads)
     model = LoadedModel(name, version, scorer, golden, tags, promotion, folder)
-    if not model.is_large:
-        _warm_up(scorer, golden)
-    return model
+    return model if model.is_large else replace(model, row_s=_warm_up(scorer, golden))
 
 
-def _warm_up(scorer: Scorer, golden: Golden) -> None:
-    """Score one row and a batch, so that no request is the first of its kind to grow the session's memory."""
+def _warm_up(scorer: Scorer, golden: Golden) -> float:
+    """Score one row and a batch, so that no request is the first of its kind to grow the session's memory.
+
+    Returns how long a row of a batch takes: seconds.
+    """
     rows = golden.rows[:1]
-    for batch in (rows, rows * WARM_UP_ROWS):
-        scorer.score_arrays(*rows_to_arrays(batch, scorer.signature))
+    one, many = (rows_to_arrays(batch, scorer.signature) for batch in (rows, rows * WARM_UP_ROWS))
+    scorer.score_arrays(*one)
+    scorer.score_arrays(*many)
+    started = time.perf_counter()
+    scorer.score_arrays(*many)
+    return (time.perf_counter() - started) / WARM_UP_ROWS

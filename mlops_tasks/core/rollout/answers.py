@@ -59,7 +59,7 @@ class Answers:
 
     @property
     def latencies_ms(self) -> Floats:
-        """How long scoring took."""
+        """How long scoring took; NaN where a row was scored together with other requests'."""
         return np.asarray(self.rows[LATENCY_MS].to_numpy(), dtype=np.float64)
 
 

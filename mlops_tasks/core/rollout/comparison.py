@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_tasks.core.rollout.answers import read_answers
 from mlops_tasks.core.rollout.differences import (
-    ENOUGH_ROWS,
-    ENOUGH_UNITS,
-    UNKNOWN,
     Measured,
     choose_all,
     measure_labelled,
@@ -96,7 +93,6 @@ def compare(
     both = read_answers(log, versions, paired=paired)
     labelled = measure_labelled(both, labels, signatures, metric, planned)
     chosen = choose_all(both)
-    comparable = min(chosen.rows) >= ENOUGH_ROWS and chosen.units >= ENOUGH_UNITS
     champion, challenger = (
         _side(version, side, labelled.rows[at], labelled.values[at])
         for at, (version, side) in enumerate(zip(versions, both.sides, strict=True))
@@ -106,8 +102,8 @@ def compare(
         challenger,
         units=chosen.units,
         metric=metric,
-        latency_ratio=measure_latency(both, chosen, planned) if comparable else UNKNOWN,
-        score_psi=measure_scores(both, chosen, planned) if comparable else UNKNOWN,
+        latency_ratio=measure_latency(both, planned),
+        score_psi=measure_scores(both, chosen, planned),
         worse=labelled.worse,
         age=age,
     )

@@ -82,6 +82,8 @@ def _missing_rows(seen: Comparison) -> list[str]:
         return [f"{ENOUGH_ROWS - rows} of the {ENOUGH_ROWS} rows of each side that a comparison takes"]
     if seen.units < ENOUGH_UNITS:
         return [f"{ENOUGH_UNITS - seen.units} of the {ENOUGH_UNITS} entities of each side that a comparison takes"]
+    if math.isnan(seen.latency_ratio.value):
+        return [f"{ENOUGH_ROWS} rows of {ENOUGH_UNITS} entities of each side that were scored alone, so that times compare"]
     return []
 
 

@@ -89,6 +89,11 @@ class Chosen:
         """How many units there are on either side."""
         return 1 + max(int(side.max(initial=0)) for side in self.unit_Ns)
 
+    @property
+    def are_enough(self) -> bool:
+        """Whether latencies and scores are compared."""
+        return min(self.rows) >= ENOUGH_ROWS and self.units >= ENOUGH_UNITS
+
     def allowed(self, planned: int) -> float:
         """Return the standard errors that chance explains."""
         return errors_allowed(self.units, planned, self.halvings)
@@ -100,8 +105,17 @@ def choose_all(both: Both) -> Chosen:
     return Chosen.of(both, (champion, challenger))
 
 
-def measure_latency(both: Both, chosen: Chosen, planned: int) -> Measured:
+def choose_timed(both: Both) -> Chosen:
+    """Choose among the rows that were scored alone, whose times compare."""
+    champion, challenger = (~np.isnan(side.latencies_ms) for side in both.sides)
+    return Chosen.of(both, (champion, challenger))
+
+
+def measure_latency(both: Both, planned: int) -> Measured:
     """Return the ratio of the challenger's 95th percentile to the champion's."""
+    chosen = choose_timed(both)
+    if not chosen.are_enough:
+        return UNKNOWN
     runs = [_slowness(side.latencies_ms[mask]) for side, mask in zip(both.sides, chosen.masks, strict=True)]
     spread = chosen.spread(lambda w_BN: np.log(runs[0](w_BN)), lambda w_BN: np.log(runs[1](w_BN)))
     theirs, mine = (max(slow_ms(side), np.finfo(np.float64).tiny) for side in both.sides)
@@ -109,8 +123,9 @@ def measure_latency(both: Both, chosen: Chosen, planned: int) -> Measured:
 
 
 def slow_ms(side: Answers) -> float:
-    """Return the 95th percentile of the latencies; NaN without rows."""
-    return float(np.quantile(side.latencies_ms, SLOW)) if side.rows.num_rows else math.nan
+    """Return the 95th percentile of the latencies that are known; NaN without any."""
+    known = side.latencies_ms[~np.isnan(side.latencies_ms)]
+    return float(np.quantile(known, SLOW)) if len(known) else math.nan
 
 
 def _slowness(values: Floats) -> Weighted:
@@ -128,6 +143,8 @@ def _slowness(values: Floats) -> Weighted:
 
 def measure_scores(both: Both, chosen: Chosen, planned: int) -> Measured:
     """Return the population stability index of the challenger's scores against the champion's."""
+    if not chosen.are_enough:
+        return UNKNOWN
     expected, found = (side.flat[mask] for side, mask in zip(both.sides, chosen.masks, strict=True))
     edges = _edges(expected)
     counts = [_binned(values, edges) for values in (expected, found)]

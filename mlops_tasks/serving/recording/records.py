@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -94,6 +95,7 @@ class Record:
     id: str
     at_ns: int
     latency_s: float
+    """NaN where other requests were scored by the same call."""
     role: str
     shadow: bool
     fallback: str
@@ -119,7 +121,8 @@ def encode(prediction: Prediction, schema: Schema, entity: bytes) -> bytes:
     numbers = b""
     if numeric is not None:
         numbers = (numeric if schema.kept_numeric is None else numeric[:, schema.kept_numeric]).tobytes()
-    start = _START.pack(RECORD, schema.number, prediction.at_ns, prediction.latency_s, flags, len(scores), width, entity)
+    latency_s = math.nan if prediction.together else prediction.latency_s
+    start = _START.pack(RECORD, schema.number, prediction.at_ns, latency_s, flags, len(scores), width, entity)
     return start + scores.astype(np.float32, copy=False).tobytes() + numbers + orjson.dumps(texts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -153,10 +154,14 @@ def _table(records: Sequence[Record], schema: Schema) -> pa.Table:
         ROLE: each((record.role for record in records), pa.string()),
         SHADOW: each((record.shadow for record in records), pa.bool_()),
         FALLBACK: each((record.fallback for record in records), pa.string()),
-        LATENCY_MS: each((record.latency_s * 1000 for record in records), pa.float64()),
+        LATENCY_MS: each((_nullable(record.latency_s * 1000) for record in records), pa.float64()),
         SCORE: _scores(np.concatenate([record.scores for record in records])),
     }
     return pa.table({**own, **_features(records, schema)})
+
+
+def _nullable(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def row_ids(given: str, rows: int) -> list[str]:

@@ -118,6 +118,16 @@ def test_a_broken_limit_withdraws_at_once(log: list[dict[str, Any]], reason: str
     assert reason in decision.reason
 
 
+def test_only_times_of_rows_that_were_scored_alone_compare() -> None:
+    together = [row | {"prediction_id": f"t{at}", "prediction_latency_ms": None} for at, row in enumerate(rows(1, 900))]
+    few = decide(SPEC, seen(together + rows(1, 150) + rows(2, 400)))
+    assert few.action == "wait"
+    assert "200 rows of 30 entities of each side that were scored alone" in few.reason
+    assert decide(SPEC, seen(together + rows(1, 250) + rows(2, 400))).action == "promote"
+    slow = decide(SPEC, seen(together + rows(1, 250) + rows(2, 400, latency_ms=5.0)))
+    assert (slow.action, "allowed is 2 times the champion's 1 ms" in slow.reason) == ("withdraw", True)
+
+
 def test_one_failure_of_few_is_no_proof() -> None:
     assert decide(SPEC, seen(rows(1, 1000) + rows(2, 9) + failed(1))).action == "wait"
 

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from mlops_tasks.serving.certificates import Certificates
-from mlops_tasks.serving.connection import HEADER_BYTES, PIPELINED, Concurrency, Limits, guarded
+from mlops_tasks.serving.connection import HEADER_BYTES, PIPELINED, Limits, Load, guarded
 from mlops_tasks.serving.draining import DrainingServer
+from mlops_tasks.serving.front import Front
+from mlops_tasks.serving.metrics import Metrics
+from mlops_tasks.serving.slot import Slot
 from tests.certificates import write_certificate
 
 if TYPE_CHECKING:
@@ -122,7 +125,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         bounds = Limits(**(usual | {"bodies_bytes": 64 << 20} | limits))
         app, refused = App(), list[int]()
         config = uvicorn.Config(
-            app, loop="uvloop", http=guarded(bounds, refused.append), ws="none", log_config=None, timeout_graceful_shutdown=5
+            app,
+            loop="uvloop",
+            http=guarded(bounds, Load(refused.append)),
+            ws="none",
+            log_config=None,
+            timeout_graceful_shutdown=5,
         )
         pair = write_certificate(tmp_path, 1) if tls else None
         trusting = ssl.create_default_context(cafile=str(pair[0])) if pair else None
@@ -476,7 +484,7 @@ class Wire(asyncio.Transport):
 async def heard(parts: list[bytes], *, answer_between: bool) -> tuple[list[int], float]:
     """Return the statuses that a stream gets in these reads, and the time that is left; what is held must be let go."""
     limits = Limits(10, 60, 75, 60, 10, 1 << 30)
-    protocol_class: Any = guarded(limits)
+    protocol_class: Any = guarded(limits, Load())
     config = uvicorn.Config(App(), http=protocol_class, ws="none", log_config=None, access_log=False, lifespan="off")
     config.load()
     loop, state, wire = asyncio.get_running_loop(), ServerState(), Wire()
@@ -491,7 +499,7 @@ async def heard(parts: list[bytes], *, answer_between: bool) -> tuple[list[int],
     left = protocol._due - loop.time()
     protocol.connection_lost(None)
     await _settled()
-    assert protocol.load.bodies_bytes == 0
+    assert (protocol.load.bodies_bytes, protocol.load.requests) == (0, 0)
     return statuses(wire.written), left
 
 
@@ -548,7 +556,7 @@ def test_the_bound_of_requests_counts_requests_alone() -> None:
         async def receive() -> Message:
             raise NotImplementedError
 
-        guard = Concurrency(app, 2)
+        guard = Front(app, Metrics(Slot("shop")), 2)
         paths = ["", "/v2/health/live", "/a", "/b", "/c"]
         scopes = [{"type": "http" if path else "lifespan", "path": path} for path in paths]
         tasks = [asyncio.create_task(guard(scope, receive, send)) for scope in scopes]

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from mlops_tasks.serving.app import Parts, make_app
 from mlops_tasks.serving.auth import Authentication, Tokens
-from mlops_tasks.serving.connection import Concurrency
-from mlops_tasks.serving.metrics import Counted, Exposition, Metrics, route_of
+from mlops_tasks.serving.front import Front
+from mlops_tasks.serving.metrics import Exposition, Metrics, route_of
 from mlops_tasks.serving.slot import Slot
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def test_every_answer_is_counted_also_what_is_refused_before_the_application(tmp
     file.write_text("predict a-token-of-a-client\n", encoding="utf-8")
     slot = Slot("shop", problem="model shop has no champion yet")
     metrics = Metrics(slot)
-    app: ASGIApp = Exposition(make_app(Parts(slot, max_body_bytes=100)), metrics)
-    client = TestClient(Counted(Concurrency(Authentication(app, Tokens(file)), 5), metrics))
+    app: ASGIApp = make_app(Parts(slot, max_body_bytes=100), Exposition(metrics))
+    client = TestClient(Front(Authentication(app, Tokens(file)), metrics, 5))
     client.post("/invocations", json={})
     client.headers["authorization"] = "Bearer a-token-of-a-client"
     client.post("/invocations", json={})
@@ -47,7 +47,7 @@ def test_every_answer_is_counted_also_what_is_refused_before_the_application(tmp
         client.get(f"/made-up-{number}")
         client.get(f"/v2/models/made-up-{number}")
     metrics.responded("connection", 408)
-    busy = TestClient(Counted(Concurrency(app, 0), metrics))
+    busy = TestClient(Front(app, metrics, 0))
     busy.get("/version")
     assert counted(metrics.text().decode()) == {
         ("invocations", "401"): 1,

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from mlops_tasks.serve_specs import ChallengerSpec
+from mlops_tasks.serving.batching import Batcher
 from mlops_tasks.serving.decoding import BadRequest, Layout
 from mlops_tasks.serving.predictions import Prediction, Query
-from mlops_tasks.serving.router import SHADOWS_AT_ONCE, Router, is_chosen, predict, relaid, shape_of
+from mlops_tasks.serving.router import SHADOWS_AT_ONCE, TIMED_IN_SHADOW, Router, place_of, relaid, shape_of
 from mlops_tasks.serving.slot import LoadedModel, Slot, load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
-from tests.judged_models import write_beside, write_model
+from tests.judged_models import write_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +81,8 @@ class Serving:
             write_model(folder / str(version), bias=version / 10)
             self.models.append(load_folder(folder / str(version), "shop", version, tags={}, promotion={}))
         self.slot, self.recorded, counted = Slot("shop", self.models[0], self.models[1]), Recorded(), Counted()
-        self.router, self.counted = Router(self.slot, spec, self.recorded, counted), counted
+        self.counted, self.under_way = counted, 1
+        self.router = Router(self.slot, spec, self.recorded, counted, Batcher(lambda: self.under_way))
 
     def query(self, entity: str = "somebody", *, pinned: LoadedModel | None = None) -> Query:
         return Query(f"id-{entity}", entity, ARRAYS, pinned or self.models[0], pinned=pinned is not None)
@@ -100,21 +102,6 @@ class Serving:
         self.slot.challenger = replace(self.models[1], scorer=scorer)
 
 
-def test_a_single_row_that_takes_a_large_model_long_holds_nobody_else_up(tmp_path: Path) -> None:
-    write_beside(tmp_path)
-    model = load_folder(tmp_path, "shop", 1, tags={}, promotion={})
-    stuck = Stuck(model.signature)
-    large = replace(model, scorer=stuck)  # type: ignore[arg-type]  # all that is called is there
-
-    async def scenario() -> Prediction:
-        asked = asyncio.create_task(predict(large, "champion", Query("id", "somebody", ARRAYS, large)))
-        await asyncio.sleep(0)  # it is asked now
-        stuck.go.set()
-        return await asked
-
-    assert asyncio.run(scenario()).scores == [0.5]
-
-
 def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_path: Path) -> None:
     serving = Serving(tmp_path, ChallengerSpec(mode="canary", percent=10))
     entities = [f"entity-{at}" for at in range(2000)]
@@ -122,9 +109,24 @@ def test_a_canary_gets_its_share_of_the_entities_and_always_the_same_ones(tmp_pa
     assert 150 < len(chosen) < 250  # 200 expected, four standard deviations of 13
     again = {entity for entity in entities if serving.answer(serving.query(entity)).role == "challenger"}
     assert again == chosen
-    assert chosen < {entity for entity in entities if is_chosen(entity, 2, 30)}
-    assert {entity for entity in entities if is_chosen(entity, 3, 10)} != chosen
-    assert all(is_chosen(entity, 2, 100) for entity in entities)
+    assert chosen == {entity for entity in entities if place_of(entity, 2) < 0.1}
+    assert {entity for entity in entities if place_of(entity, 3) < 0.1} != chosen
+    assert all(0 <= place_of(entity, 2) < 1 for entity in entities)
+
+
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_times_that_are_compared_are_those_of_requests_that_were_scored_alone(tmp_path: Path, mode: Any) -> None:
+    serving = Serving(tmp_path, ChallengerSpec(mode=mode, percent=20))
+    serving.under_way = 50
+    entities = [f"entity-{at}" for at in range(50)]
+
+    async def scenario() -> list[Prediction]:
+        return await asyncio.gather(*(serving.router.answer(serving.query(entity)) for entity in entities))
+
+    for prediction in asyncio.run(scenario()):
+        place = place_of(prediction.query.entity, 2)
+        assert prediction.role == ("challenger" if mode == "canary" and place < 0.2 else "champion")
+        assert prediction.together == (place >= (0.4 if mode == "canary" else TIMED_IN_SHADOW))
 
 
 @pytest.mark.parametrize(
