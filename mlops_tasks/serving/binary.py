@@ -80,12 +80,12 @@ def _read_numbers(name: str, datatype: str, data: memoryview, count: int) -> npt
 def _read_texts(name: str, data: memoryview, count: int) -> list[str]:
     """Return texts, each behind its length in 4 bytes."""
     texts: list[str] = []
-    at, size = 0, len(data)
+    raw, at, size = bytes(data), 0, len(data)
     while at + _LENGTH.size <= size and len(texts) < count:
         start = at + _LENGTH.size
-        at = start + _LENGTH.unpack_from(data, at)[0]
+        at = start + int.from_bytes(raw[at:start], "little")
         try:
-            texts.append(str(data[start:at], "utf-8"))
+            texts.append(raw[start:at].decode())
         except UnicodeDecodeError as error:
             msg = f"inputs: tensor {name!r}: text {len(texts)} is not UTF-8"
             raise BadRequest(msg) from error

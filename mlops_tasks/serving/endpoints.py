@@ -75,33 +75,24 @@ class Endpoints:
         parts.telemetry.answered(prediction)
         return prediction
 
-    async def _body(self, call: Call, *accepted: str) -> tuple[bytes, str]:
-        """Read the body within the limit; return it with its content type."""
-        kind = call.header(b"content-type", accepted[0]).partition(";")[0].strip().lower()
-        if kind not in accepted:
-            msg = f"content type {kind!r} is not read here: send {' or '.join(accepted)}"
-            raise BadRequest(msg, 415)
-        if call.header(b"content-encoding", "identity").lower() != "identity":
-            msg = "compressed bodies are not read: send the body as it is, without content-encoding"
-            raise BadRequest(msg, 415)
-        return await call.body(self._max_body_bytes), kind
-
-    async def _enter(self, size: int) -> None:
+    async def _wait(self, size: int) -> None:
         with self._parts.telemetry.stage("wait"):
-            await self._parts.gate.enter(size)
+            await self._parts.gate.wait(size)
 
     async def infer(self, call: Call) -> Reply:
         """Answer an Open Inference Protocol v2 request."""
         header_length = call.header(HEADER_LENGTH) if HEADER_LENGTH in call.headers else None
         accepted = (JSON_TYPE,) if header_length is None else (BINARY_TYPE, JSON_TYPE)
-        raw, _ = await self._body(call, *accepted)
+        _require_type(call, accepted)
+        raw = await call.body(self._max_body_bytes)
         if len(raw) <= LARGE_BYTES:
             return await self._infer(call, raw, header_length)
         async with self._large:
             return await self._infer(call, raw, header_length)
 
     async def _infer(self, call: Call, raw: bytes, header_length: str | None) -> Reply:
-        await self._enter(len(raw))
+        if not self._parts.gate.try_enter():
+            await self._wait(len(raw))
         try:
             model = self._model(call)
             with self._parts.telemetry.stage("decode"):
@@ -120,14 +111,16 @@ class Endpoints:
 
     async def invocations(self, call: Call) -> Reply:
         """Answer a request of MLflow's clients."""
-        raw, kind = await self._body(call, JSON_TYPE, CSV_TYPE)
+        kind = _require_type(call, (JSON_TYPE, CSV_TYPE))
+        raw = await call.body(self._max_body_bytes)
         if len(raw) <= LARGE_BYTES:
             return await self._invoke(call, raw, kind)
         async with self._large:
             return await self._invoke(call, raw, kind)
 
     async def _invoke(self, call: Call, raw: bytes, kind: str) -> Reply:
-        await self._enter(len(raw))
+        if not self._parts.gate.try_enter():
+            await self._wait(len(raw))
         try:
             model = self._model(call)
             with self._parts.telemetry.stage("decode"):
@@ -192,6 +185,18 @@ class Endpoints:
         """Show people what serves."""
         address = str(Request(call.scope).base_url).rstrip("/")
         return Reply(index_page(self._slot, address).encode(), [id_header(call.id)], HTML_TYPE)
+
+
+def _require_type(call: Call, accepted: tuple[str, ...]) -> str:
+    """Return the body's content type. Raises: BadRequest, unless it is accepted and not compressed."""
+    kind = call.header(b"content-type", accepted[0]).partition(";")[0].strip().lower()
+    if kind not in accepted:
+        msg = f"content type {kind!r} is not read here: send {' or '.join(accepted)}"
+        raise BadRequest(msg, 415)
+    if call.header(b"content-encoding", "identity").lower() != "identity":
+        msg = "compressed bodies are not read: send the body as it is, without content-encoding"
+        raise BadRequest(msg, 415)
+    return kind
 
 
 def _read_tensors(call: Call, raw: bytes, header_length: str | None, model: LoadedModel) -> tuple[str, dict[str, bool], Arrays]:

@@ -43,15 +43,6 @@ class Gate:
         self._waiting_bytes = 0
         self._empty: asyncio.Future[None] | None = None
 
-    def passing(self, size: int) -> Passage:
-        """Hold a place inside as long as a request of `size` bytes is answered: `async with`.
-
-        Raises:
-            BadRequest: 503, when too much waits already or the deadline passes.
-
-        """
-        return Passage(self, size)
-
     def close(self) -> None:
         """Let nobody in from now on."""
         self.closed = True
@@ -86,12 +77,12 @@ class Gate:
                 waiter.set_result(None)
         self._report()
 
-    async def enter(self, size: int) -> None:
-        """Be inside until `leave`. Raises: BadRequest."""
+    def try_enter(self) -> bool:
+        """Be inside until `leave` if nobody has to wait; tell whether."""
         if self.closed:
-            await self.wait(size)
-        else:
-            self.inside += 1
+            return False
+        self.inside += 1
+        return True
 
     async def wait(self, size: int) -> None:
         """Wait until the gate opens, then be inside. Raises: BadRequest."""
@@ -139,20 +130,3 @@ class Gate:
 
     def _report(self) -> None:
         self._telemetry.queued(len(self._waiting), self._waiting_bytes)
-
-
-class Passage:
-    """One request's way through the gate; an object, since a generator would cost every request microseconds."""
-
-    __slots__ = ("_gate", "_size")
-
-    def __init__(self, gate: Gate, size: int) -> None:
-        self._gate, self._size = gate, size
-
-    async def __aenter__(self) -> None:
-        """Go in. Raises: BadRequest."""
-        await self._gate.enter(self._size)
-
-    async def __aexit__(self, *_: object) -> None:
-        """Go out."""
-        self._gate.leave()

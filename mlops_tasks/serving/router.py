@@ -17,6 +17,8 @@ from mlops_tasks.serving.decoding import BadRequest
 from mlops_tasks.serving.predictions import Prediction
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from mlops_tasks.serve_specs import ChallengerSpec
     from mlops_tasks.serving.batching import Batcher
     from mlops_tasks.serving.decoding import Arrays, Layout
@@ -49,23 +51,21 @@ class Router:
         self.dropped = 0
         """Shadows that were not scored since too many were under way."""
 
-    async def answer(self, query: Query) -> Prediction:
-        """Score a request."""
-        challenger, mode = self._slot.challenger, self._spec.mode
+    def answer(self, query: Query) -> Awaitable[Prediction]:
+        """Score a request. Raises: BadRequest."""
+        challenger = self._slot.challenger
         if query.pinned:
             role: Role = "challenger" if query.layout_of is challenger else "champion"
-            return await self._predict(query.layout_of, role, query)
-        if challenger is None or mode == "off":
-            return await self._predict(query.layout_of, "champion", query)
+            return self._predict(query.layout_of, role, query)
+        if challenger is None or self._spec.mode == "off":
+            return self._predict(query.layout_of, "champion", query)
         place = place_of(query.entity, challenger.version)
-        if mode == "shadow":
-            prediction = await self._predict(query.layout_of, "champion", query, alone=place < TIMED_IN_SHADOW)
-            self._shadow(challenger, query)
-            return prediction
+        if self._spec.mode == "shadow":
+            return self._answer_and_shadow(challenger, query, alone=place < TIMED_IN_SHADOW)
         share = self._spec.percent / 100
-        if place >= share:
-            return await self._predict(query.layout_of, "champion", query, alone=place < 2 * share)
-        return await self._try(challenger, query)
+        if place < share:
+            return self._try(challenger, query)
+        return self._predict(query.layout_of, "champion", query, alone=place < 2 * share)
 
     async def drain(self) -> None:
         """Wait until no shadow is under way."""
@@ -95,6 +95,11 @@ class Router:
         if role == "challenger":
             _require_scores(scores, model, count_rows(arrays))
         return Prediction(query, model, role, scores, time.time_ns(), took_s, fallback, together=together)
+
+    async def _answer_and_shadow(self, challenger: LoadedModel, query: Query, *, alone: bool) -> Prediction:
+        prediction = await self._predict(query.layout_of, "champion", query, alone=alone)
+        self._shadow(challenger, query)
+        return prediction
 
     def _shadow(self, challenger: LoadedModel, query: Query) -> None:
         if len(self._shadows) >= SHADOWS_AT_ONCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -95,6 +96,8 @@ def serve(
                 slot.draining = True
                 say(f"serving {pipeline.name} ends: requests under way are answered")
 
+            gc.collect()
+            gc.freeze()  # what was imported stays: collections that look through it would hold requests up
             _server(app, settings, load, certificates, drain).run(sockets=[listener])
     if provider is not None:
         provider.shutdown()

@@ -86,9 +86,13 @@ def test_requests_wait_for_a_single_slot_swap_and_get_the_new_model(tmp_path: Pa
     serving = Serving("single-slot")
 
     async def ask() -> int | None:
-        async with serving.gate.passing(10):
+        if not serving.gate.try_enter():
+            await serving.gate.wait(10)
+        try:
             await asyncio.sleep(0)
             return serving.champion
+        finally:
+            serving.gate.leave()
 
     async def scenario() -> list[int | None]:
         await serving.swapper.swap("champion", version(tmp_path, 1))
