@@ -171,10 +171,17 @@ class Work:
         held = (a for a in ("champion", "challenger") if self.adapters.registry.alias(self.pipeline.name, a) == version)
         return next(held, "none")
 
-    def monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:  # noqa: ARG002 - one signature for all stages
-        """Decide anew each time: the decision depends on the windows before and on what serves."""
-        reports = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=ports)
-        return Made(results=reports, computed=len(reports), reasons=["decided anew"] * len(reports))
+    def monitor(self, stage: Stage, inputs: Mapping[str, Any], ports: Ports, *, recompute: bool) -> Made:
+        """Depends on the features, on what serves, and on the windows before as they stand: the stage itself finds out."""
+        from mlops_tasks.core.drift_report import kept_reports  # noqa: PLC0415 - loads numpy, as the stage does
+
+        name, labels = self.pipeline.name, [_window_of(item).label for item in inputs["features"]]
+        key = self._ingredients(stage, {"deployment": inputs["deployment"].digest})
+        before = kept_reports(ports.store, name, labels)
+        context = replace(ports.run, fingerprint=key.fingerprint)
+        reports = stage.function()(stage.spec_of(self.pipeline), **inputs, ports=replace(ports, run=context))
+        made = len(reports) if recompute else len(kept_reports(ports.store, name, labels) - before)
+        return Made(results=reports, computed=made, reasons=["asked for" if recompute else "not seen so before"] * made)
 
     def _ingredients(self, stage: Stage, depends: Mapping[str, str]) -> Ingredients:
         return ingredients(stage, stage.spec_of(self.pipeline), depends)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from mlops_tasks.artifacts import ColumnDrift, DriftReport
 from mlops_tasks.core.drift import Lookout, open_records
-from mlops_tasks.core.drift_report import Comparison, describe_drift, render_drift, say_judged
+from mlops_tasks.core.drift_report import (
+    Comparison,
+    describe_drift,
+    find_reports,
+    keep_report,
+    render_drift,
+    report_key,
+    say_judged,
+)
 from mlops_tasks.core.performance import watch
 from mlops_tasks.core.publishing import publish_files
 from mlops_tasks.core.rollout import compare_in
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlops_tasks.artifacts import Deployment, ValidFeatures
-    from mlops_tasks.core.drift import Judged, Records, WindowRecord
+    from mlops_tasks.core.drift import Records, WindowRecord
     from mlops_tasks.core.performance import Watched
     from mlops_tasks.ports import Ports
     from mlops_tasks.specs import MonitorSpec
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 
 def run(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deployment, *, ports: Ports) -> list[DriftReport]:
     """Compare each window with what is known before it and record what is seen; reports in time order.
+
+    A window whose record still follows is not judged again, and a report that would show the same is not drawn again.
 
     Raises:
         DataRejected: a window lacks a column that the model reads, or it has another type.
@@ -44,8 +54,7 @@ def run(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deploy
     records = open_records(deployment, spec, ports.run.pipeline, ports.store, say=partial(say_judged, spec=spec))
     watched = watch(spec, features, deployment, ports=ports)
     ordered = sorted(features, key=lambda f: f.window.start)
-    found = records.settle(_look(spec, ordered, deployment, records, ports=ports), {item.window.label for item in ordered})
-    return [_report(spec, item, deployment, found[item.window.label], watched=watched, ports=ports) for item in ordered]
+    return _reports(spec, ordered, deployment, records, watched, ports=ports)
 
 
 def _look(
@@ -65,11 +74,34 @@ def _look(
     return looked
 
 
-def _report(
-    spec: MonitorSpec, item: ValidFeatures, deployment: Deployment, judged: Judged, *, watched: Watched | None, ports: Ports
-) -> DriftReport:
-    tried = compare_in(spec.trial, deployment.model, item.window, ports=ports)
-    return _publish(Comparison(ports.run.pipeline, item, deployment, spec, judged, watched, tried), ports)
+def _reports(
+    spec: MonitorSpec,
+    ordered: Sequence[ValidFeatures],
+    deployment: Deployment,
+    records: Records,
+    watched: Watched | None,
+    *,
+    ports: Ports,
+) -> list[DriftReport]:
+    """Settle what was looked at; draw what no report shows yet."""
+    labels = [item.window.label for item in ordered]
+    settled = records.settle(_look(spec, ordered, deployment, records, ports=ports), labels)
+    tried = {item.window.label: compare_in(spec.trial, deployment.model, item.window, ports=ports) for item in ordered}
+
+    def key_of(item: ValidFeatures, record: WindowRecord) -> str:
+        return report_key(spec, item, deployment, record, watched=watched, tried=tried[item.window.label], ports=ports)
+
+    keys = {item.window.label: key_of(item, settled.records[item.window.label]) for item in ordered}
+    found = {} if ports.run.forced else find_reports(ports.store, keys)
+    missing = [label for label in labels if label not in found and label not in settled.judged]
+    judged = settled.judged | (records.settle({}, missing, again=True).judged if missing else {})
+    for item in ordered:
+        label = item.window.label
+        if label not in found:
+            comparison = Comparison(ports.run.pipeline, item, deployment, spec, judged[label], watched, tried[label])
+            found[label] = _publish(comparison, ports)
+            keep_report(ports.store, key_of(item, judged[label].record), found[label])
+    return [found[label] for label in labels]
 
 
 def _publish(comparison: Comparison, ports: Ports) -> DriftReport:

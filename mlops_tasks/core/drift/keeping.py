@@ -11,6 +11,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from mlops_tasks.core.sketches import Reference, Sketches
 from mlops_tasks.errors import ModelRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from mlops_tasks.artifacts import Deployment
     from mlops_tasks.ports import ArtifactStore
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 ROUNDS = 50
 """Looks after which others, who still write, are left to settle the rest."""
 READING_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Records that follow from each other."""
+
+    records: dict[str, WindowRecord]
+    """All, by label."""
+    judged: dict[str, Judged]
+    """How windows that were asked about were judged; those whose records followed already are not among them."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +62,33 @@ class Records:
         """Return all records by label."""
         return read_records(self.store, list(self.store.list(f"{self.pipeline}/monitor/{self.version}/")))
 
-    def settle(self, new: Mapping[str, WindowRecord], wanted: Collection[str] = ()) -> dict[str, Judged]:
-        """Judge new windows and all that follows from them, and record it; return how the wanted ones were judged last.
+    def settle(self, new: Mapping[str, WindowRecord], asked: Collection[str] = (), *, again: bool = False) -> Settled:
+        """Judge new windows and all that does not follow from what is known any more, and record it.
 
         Args:
-            new: records to add or replace, by label, not judged yet.
-            wanted: labels that are judged, whatever their record says.
+            new: records to add or replace, by label.
+            asked: labels of windows whose judgement is wanted.
+            again: judge these also if their records follow.
 
         """
-        kept, found = frozenset(wanted), dict[str, Judged]()
+        judged, wanted = dict[str, Judged](), asked if again else ()
+        settled = dict[str, WindowRecord]()
         for _ in range(ROUNDS):
-            stored, changed = self.read(), False
-            for item in self._judge({**stored, **new}, wanted):
+            stored = self.read()
+            settled = {**stored, **new}
+            for item in self._judge(dict(settled), wanted):
                 label = item.record.window.label
-                if label in kept:  # all others are let go: what each is compared with takes megabytes
-                    found[label] = item
+                settled[label] = item.record
+                if label in asked:  # all others are let go: what each is compared with takes megabytes
+                    judged[label] = item
                 if item.record != stored.get(label):
                     self.write([item.record])
-                    changed = True
-            if not changed:
+            # What follows already may have another intent, when a scheduled run looks after a backfill.
+            self.write(record for label, record in new.items() if settled[label] is record and record != stored.get(label))
+            if settled == stored:
                 break
             new, wanted = {}, ()
-        return found
+        return Settled(settled, judged)
 
     def write(self, records: Iterable[WindowRecord]) -> None:
         """Write records as they are."""
@@ -83,8 +99,6 @@ class Records:
     def _judge(self, known: Mapping[str, WindowRecord], wanted: Collection[str]) -> Iterator[Judged]:
         """Judge what does not follow, in words too; what was seen before sketches were kept is left as it is."""
         usable = [record for record in known.values() if record.sketch is not None]
-        with ThreadPoolExecutor(READING_THREADS) as pool:
-            list(pool.map(self.sketch, usable))
         acknowledged = acknowledged_windows(self.store, self.pipeline)
         for item in settle(
             self.spec,
@@ -92,10 +106,24 @@ class Records:
             usable,
             acknowledged,
             identity=self.identity,
-            sketch_of=self.sketch,
+            sketch_of=self._reader(usable),
             wanted=wanted,
         ):
             yield replace(item, record=item.record.model_copy(update={"reason": self.say(item)}))
+
+    def _reader(self, records: Sequence[WindowRecord]) -> Callable[[WindowRecord], Sketches]:
+        """Return what reads a sketch, and all of them, several at a time, when the first is asked for."""
+
+        @cache
+        def read_all() -> None:
+            with ThreadPoolExecutor(READING_THREADS) as pool:
+                list(pool.map(self.sketch, records))
+
+        def read(record: WindowRecord) -> Sketches:
+            read_all()
+            return self.sketch(record)
+
+        return read
 
     def sketch(self, record: WindowRecord) -> Sketches:
         """Read a window's sketch. Raises: StoreUnavailable: it is gone."""

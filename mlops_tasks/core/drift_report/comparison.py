@@ -110,12 +110,12 @@ def describe_drift(comparison: Comparison) -> dict[str, Any]:
         "effect_size": comparison.spec.effect_size,
         "history": {"windows": list(reference.history.windows), "maxima": calibration.maxima.tolist()},
         "columns": [asdict(c) for c in score.columns],
-        "trials": [_describe_trial(tried) for tried in comparison.tried],
+        "trials": [describe_trial(tried) for tried in comparison.tried],
         "reason": comparison.reason,
     }
 
 
-def _describe_trial(tried: Tried) -> dict[str, Any]:
+def describe_trial(tried: Tried) -> dict[str, Any]:
     """Return champion and challenger in this window, and what became of the trial."""
     trial = tried.trial
     return {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,23 @@ class Watched:
 
     def until(self, label: str) -> list[PerformanceRecord]:
         """Return the records up to a window, the latest alone, in order of time."""
-        return [record for name, record in sorted(self.records.items()) if name <= label][-SHOWN:]
+        return [self.records[name] for name in self._labels_until(label)]
+
+    def digest_until(self, label: str) -> str:
+        """Identify all that a report on a window shows of this."""
+        return digest_of([self._ordinary, [self._digests[name] for name in self._labels_until(label)]])
+
+    def _labels_until(self, label: str) -> list[str]:
+        return sorted(name for name in self.records if name <= label)[-SHOWN:]
+
+    @cached_property
+    def _ordinary(self) -> str:
+        held_out = [error.model_dump(mode="json") for error in self.held_out]
+        return digest_of([self.task, asdict(self.chart), held_out, self.no_estimate])
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {label: digest_of(record) for label, record in self.records.items()}
 
 
 def watch(spec: MonitorSpec, features: Sequence[ValidFeatures], deployment: Deployment, *, ports: Ports) -> Watched | None:
