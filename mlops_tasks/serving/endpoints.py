@@ -71,7 +71,10 @@ class Endpoints:
         with parts.telemetry.stage("score"):
             prediction = await parts.router.answer(query)
         with parts.telemetry.stage("record"):
-            parts.recorder.record(prediction)
+            if prediction.together:
+                await parts.recorder.record_together(prediction)
+            else:
+                parts.recorder.record(prediction)
         parts.telemetry.answered(prediction)
         return prediction
 

@@ -65,6 +65,9 @@ class Recorder(Protocol):
 
         """
 
+    async def record_together(self, prediction: Prediction) -> None:
+        """Append one of several predictions that are given at the same time, which may take one write. Raises: BadRequest."""
+
 
 class NoRecorder:
     """Implements `Recorder` where nothing is kept."""
@@ -72,4 +75,7 @@ class NoRecorder:
     refusing = ""
 
     def record(self, prediction: Prediction) -> None:
+        """Do nothing."""
+
+    async def record_together(self, prediction: Prediction) -> None:
         """Do nothing."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -17,7 +18,7 @@ from mlops_tasks.serving.recording.segments import Segment, Waiting, server_id, 
 from mlops_tasks.serving.telemetry import NoTelemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mlops_tasks.serve_specs import RequestLogSpec
@@ -27,11 +28,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TEND_S = 1.0
 MEGABYTE = 1_000_000
+
+
 UNLOGGED = "the request log can't be written, and no answer is given that is not logged: "
 
 
+class Frames(NamedTuple):
+    """An answer as it is written, and how it is laid out."""
+
+    schema: Schema
+    payload: bytes
+
+
 class RequestLog:
-    """Implements `Recorder`: one write for each answer, so that a process that is killed then has lost none.
+    """Implements `Recorder`: an answer is written before it leaves, so that a process that is killed then has lost none.
 
     The operating system has the record when `record` returns; a machine that loses power may not have it on disk.
     """
@@ -65,6 +75,8 @@ class RequestLog:
         self._waiting, self._written = waiting(folder).size, 0
         self._problem, self._lost = "", 0
         self._blocked = ""  # by a disk, not by what one record holds
+        self._gathered: list[tuple[Frames, asyncio.Future[None]]] = []
+        """What this turn of the event loop appends by one write, and who waits for it."""
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._tender: threading.Thread | None = None
 
@@ -93,20 +105,64 @@ class RequestLog:
             BadRequest: 503, where it can't be written and `when_full` is `fail_closed`.
 
         """
+        frames = self._frames(prediction)
+        if frames is not None:
+            self._write([frames])
+
+    async def record_together(self, prediction: Prediction) -> None:
+        """Append an answer by the same write as the others that are given in this turn of the event loop.
+
+        Raises:
+            BadRequest: as `record`.
+
+        """
+        frames = self._frames(prediction)
+        if frames is None:
+            return
+        loop = asyncio.get_running_loop()
+        if not self._gathered:
+            loop.call_soon(self._write_gathered)
+        written: asyncio.Future[None] = loop.create_future()
+        self._gathered.append((frames, written))
+        await written
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        failed: Exception | None = None
+        try:
+            self._write([frames for frames, _ in gathered])
+        except Exception as error:  # noqa: BLE001 - whoever waits handles it, and nobody waits for ever
+            failed = error
+        for _, written in gathered:
+            if written.done():  # whose client went away
+                continue
+            if failed is None:
+                written.set_result(None)
+            else:
+                written.set_exception(BadRequest(str(failed), 503) if isinstance(failed, BadRequest) else failed)
+
+    def _frames(self, prediction: Prediction) -> Frames | None:
+        """Return what is to be appended; None if nothing is: `sample` leaves it out, or it can't be written and may be lost."""
         query, spec = prediction.query, self._spec
         always = prediction.role == "challenger" or prediction.shadow or prediction.fallback
         if spec.sample < 1 and not always and share_of(query.entity) >= spec.sample:
-            return
-        entity = self._hashed(query.entity)
+            return None
+        try:
+            schema = self._schema(prediction)
+            return Frames(schema, encode(prediction, schema, self._hashed(query.entity)))
+        except (SpecError, orjson.JSONEncodeError) as error:  # the latter: a text that is no valid Unicode
+            with self._lock:
+                self._refuse(str(error))
+            return None
+
+    def _write(self, given: Sequence[Frames]) -> None:
         with self._lock:
             try:
-                self._append(prediction, entity)
+                self._append(given)
             except OSError as error:
                 self._finish()
                 self._blocked = self._cant(error)
-                self._refuse(self._blocked)
-            except (SpecError, orjson.JSONEncodeError) as error:  # the latter: a text that is no valid Unicode
-                self._refuse(str(error))
+                self._refuse(self._blocked, len(given))
             else:
                 if self._problem:
                     self._recovered()
@@ -153,18 +209,20 @@ class RequestLog:
     def _cant(self, error: OSError) -> str:
         return f"{self._folder} can't be written: {error.strerror or error}; free some space or mend the disk"
 
-    def _append(self, prediction: Prediction, entity: bytes) -> None:
+    def _append(self, given: Sequence[Frames]) -> None:
+        """Append answers by one write, whole or not at all; each schema stands before the first of its answers."""
         self._require_room()
-        schema = self._schema(prediction)
-        payload = encode(prediction, schema, entity)
         segment = self._segment or self._begin()
+        payloads, stated = [], set(segment.stated)
+        for schema, payload in given:
+            if schema.number not in stated:
+                stated.add(schema.number)
+                payloads.append(schema.payload())
+            payloads.append(payload)
         before = segment.size
-        if schema.number in segment.stated:
-            segment.append(payload)
-        else:
-            segment.append(schema.payload(), payload)
-            segment.stated.add(schema.number)
-        segment.records += 1
+        segment.append(*payloads)
+        segment.stated = stated
+        segment.records += len(given)
         self._written += segment.size - before
         if segment.size >= self._spec.segment_mb * MEGABYTE:
             self._finish()
@@ -186,13 +244,13 @@ class RequestLog:
         if segment is not None:
             segment.close()
 
-    def _refuse(self, problem: str) -> None:
-        """Count a loss, or refuse the answer; say the problem when it begins, not at every answer."""
+    def _refuse(self, problem: str, answers: int = 1) -> None:
+        """Count a loss, or refuse the answers; say the problem when it begins, not at every answer."""
         self._say(problem)
         if self._spec.when_full == "fail_closed":
             raise BadRequest(UNLOGGED + problem, 503)
-        self._lost += 1
-        self._telemetry.dropped(1)
+        self._lost += answers
+        self._telemetry.dropped(answers)
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import hmac
@@ -230,6 +231,68 @@ def test_a_text_that_is_no_unicode_is_said_and_does_no_harm(folder: Path) -> Non
     log.close()
     assert heard.lost == 1
     assert [row["prediction_id"] for row in rows_of(folder)] == ["s"]
+
+
+def record_at_once(log: Any, answers: list[Any]) -> list[Any]:
+    """Record answers that are given in one turn of the event loop; return what each heard."""
+
+    async def scenario() -> list[Any]:
+        return await asyncio.gather(*map(log.record_together, answers), return_exceptions=True)
+
+    return asyncio.run(scenario())
+
+
+def test_answers_given_at_once_take_one_write_and_are_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, writes = make_log(folder), list[int]()
+    log.record(answer("before"))
+    append = Segment.append
+
+    def counting(self: Segment, *payloads: bytes) -> None:
+        writes.append(len(payloads))
+        append(self, *payloads)
+
+    monkeypatch.setattr(Segment, "append", counting)
+    given = [answer(f"r{at}", by=model(1 + at % 2))._replace(together=True) for at in range(20)]
+    assert record_at_once(log, given) == [None] * 20
+    assert writes == [21], "one of them states the second model's schema"
+    log.close()
+    rows = rows_of(folder)
+    assert sorted(row["prediction_id"] for row in rows) == sorted(["before", *(f"r{at}" for at in range(20))])
+    assert {row["prediction_version"] for row in rows if row["prediction_id"] in {"r1", "r19"}} == {2}
+    timed = {row["prediction_id"] for row in rows if row["prediction_latency_ms"] is not None}
+    assert timed == {"before"}, "the time of a call for several says nothing of one"
+
+
+def test_of_answers_given_at_once_only_the_one_that_cannot_be_written_is_lost(folder: Path) -> None:
+    heard = Heard()
+    log = make_log(folder, heard)
+    assert record_at_once(log, [answer("r"), answer("s", fallback="\ud800"), answer("t")]) == [None] * 3
+    log.close()
+    assert heard.lost == 1
+    assert sorted(row["prediction_id"] for row in rows_of(folder)) == ["r", "t"]
+
+
+@pytest.mark.parametrize("when_full", ["fail_open", "fail_closed"])
+def test_a_full_disk_is_told_to_all_that_were_given_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, when_full: str
+) -> None:
+    heard = Heard()
+    log = make_log(folder, heard, when_full=when_full)
+    log.record(answer("before"))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "write", full)
+        got = record_at_once(log, [answer(f"r{at}") for at in range(5)])
+    if when_full == "fail_open":
+        assert (got, heard.lost) == ([None] * 5, 5)
+    else:
+        assert [(type(error), error.status) for error in got] == [(BadRequest, 503)] * 5
+    assert record_at_once(log, [answer("after"), answer("later")]) == [None] * 2
+    log.close()
+    assert sorted(row["prediction_id"] for row in rows_of(folder)) == ["after", "before", "later"]
 
 
 def test_a_sample_keeps_whole_entities_and_all_of_a_challenger(folder: Path) -> None:

@@ -36,6 +36,9 @@ class Recorded:
     def record(self, prediction: Prediction) -> None:
         self.predictions.append(prediction)
 
+    async def record_together(self, prediction: Prediction) -> None:
+        self.record(prediction)
+
 
 class Counted(NoTelemetry):
     """Counts what is dropped."""
