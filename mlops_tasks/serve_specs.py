@@ -53,7 +53,11 @@ class ChallengerSpec(Frozen):
     min_requests: int = Field(default=1000, ge=1, description="fewest requests that the challenger must have scored")
     min_age: Duration = Field(default=timedelta(hours=1), description="least time that it must have scored live traffic")
     max_error_rate: float = Field(default=0.01, ge=0, lt=1, description="greatest share of its requests in which it failed")
-    max_latency_ratio: float = Field(default=2.0, gt=0, description="greatest ratio of its 95th percentile to the champion's")
+    max_latency_ratio: float = Field(
+        default=2.0,
+        gt=0,
+        description="greatest ratio of its 95th percentile to the champion's, of requests that were scored alone",
+    )
     max_score_psi: float = Field(
         default=0.25, gt=0, description="greatest population stability index of its scores against the champion's"
     )
