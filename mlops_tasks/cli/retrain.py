@@ -10,7 +10,7 @@ from mlops_tasks.cli.run import run_loop
 from mlops_tasks.errors import NothingToDo, PipelineError, SpecError
 from mlops_tasks.loading import load_pipeline
 from mlops_tasks.runner import Invocation, Runner
-from mlops_tasks.runner.retraining import read_state, reconcile, resume, review, settle_outcomes
+from mlops_tasks.runner.retraining import read_state, read_trainings, reconcile, resume, review, settle_outcomes
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _say(name: str, now: datetime, adapters: Adapters) -> dict[str, Any]:
     pipeline = load_pipeline(name)
-    state = read_state(pipeline, adapters, now=now)
+    state = read_state(pipeline, adapters, read_trainings(adapters.store, name), now=now)
     if state is None:
         msg = f"{name}: no window was monitored under a champion yet, so there is nothing to decide on"
         raise NothingToDo(msg)

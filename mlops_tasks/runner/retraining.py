@@ -72,9 +72,8 @@ def reconcile(name: str, *, now: datetime, run_state: RunState, adapters: Adapte
     """
     adapters, pipeline = adapters or Adapters(), load_pipeline(name)
     for _ in range(RACES):
-        known = read_trainings(adapters.store, name)
-        # Settled before the champion is looked up: a training that is known to have ended has moved it already.
-        trainings = settle_outcomes(adapters.store, name, known, now=now, run_state=run_state)
+        # Before the champion is looked up: a training that is known to have ended has moved it already.
+        trainings = settle_outcomes(adapters.store, name, now=now, run_state=run_state)
         state = read_state(pipeline, adapters, trainings, now=now)
         if state is None:
             return Reconciled("none", f"{name}: no window was monitored under a champion yet, so there is nothing to decide on")
@@ -182,8 +181,9 @@ def _ask(pipeline: PipelineSpec, state: State, decision: Decision) -> RetrainReq
     )
 
 
-def settle_outcomes(store: ArtifactStore, name: str, known: Trainings, *, now: datetime, run_state: RunState) -> Trainings:
+def settle_outcomes(store: ArtifactStore, name: str, *, now: datetime, run_state: RunState) -> Trainings:
     """Write down what became of trainings that have ended since; return all that is known then."""
+    known = read_trainings(store, name)
     outcomes = dict(known.outcomes)
     for request in known.requests:
         if request.number not in outcomes:

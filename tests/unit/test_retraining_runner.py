@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
 from mlops_tasks.artifacts import Window
+from mlops_tasks.cli import retrain as command
 from mlops_tasks.core.drift import WindowRecord
 from mlops_tasks.core.retraining import RetrainOutcome, RetrainRequest
 from mlops_tasks.errors import SpecError, StoreUnavailable
@@ -203,13 +206,34 @@ def test_an_outcome_that_another_wrote_first_is_the_one_that_counts(wired: Wired
     for day in (0, 1):
         wired.monitored(day)
     request = started(wired.look())
-    before = read_trainings(wired.store, "shop")
-    wired.ends(request, deploy={"alias": "champion", "version": 2})
-    wired.look()  # another one settles meanwhile
-    wired.ends(request, deploy={"alias": "none", "version": 2})
-    settled = settle_outcomes(wired.store, "shop", before, now=NOW, run_state=wired.runs.get)
+
+    def run_state(run_id: str) -> str:
+        wired.ends(request, deploy={"alias": "champion", "version": 2})
+        wired.look()  # another one settles meanwhile
+        wired.ends(request, deploy={"alias": "none", "version": 2})
+        return wired.runs[run_id]
+
+    settled = settle_outcomes(wired.store, "shop", now=NOW, run_state=run_state)
     assert settled == Trainings([request], {1: wired.outcome(1)})
     assert settled.outcomes[1].state == "promoted"
+
+
+@pytest.mark.parametrize(("error", "state"), [(None, "failed"), (SpecError("x"), "failed"), (StoreUnavailable("x"), None)])
+def test_the_command_says_what_is_due_and_settles_what_it_ran(
+    wired: Wired, monkeypatch: pytest.MonkeyPatch, error: Exception | None, state: str | None
+) -> None:
+    adapters: Any = wired
+    monkeypatch.setattr(command, "load_pipeline", spec_of)
+    monkeypatch.setattr(command, "run_loop", Mock(side_effect=error))
+    for day in (0, 1):
+        wired.monitored(day)
+    assert command._say("shop", NOW, adapters)["action"] == "train"
+    with pytest.raises(type(error)) if error else nullcontext():
+        command._train("shop", NOW, adapters)
+    settled = read_trainings(wired.store, "shop")
+    assert len(settled.requests) == 1
+    assert (settled.outcomes[1].state if settled.outcomes else None) == state
+    assert command._say("shop", NOW, adapters)["outstanding"] == (None if state else settled.requests[0].run_id)
 
 
 def test_a_judged_model_that_waits_for_a_person_is_not_over(wired: Wired) -> None:
