@@ -35,7 +35,7 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
     if result["days"]:
         say(f"They were answered on {', '.join(result['days'])} (UTC)")
     for item in result["may_still_hold"]:
-        say(f"May still hold them: {item['kind']} of {item['pipeline']}")
+        say(f"May still hold them: {item['kind']} of {item['pipeline']} ({item['about']})")
         for what in item["what"]:
             say(f"  {what}")
     for text in result["not_reached"]:

@@ -16,7 +16,8 @@ def add_erase(commands: Commands) -> None:
         commands,
         "erase",
         "Take somebody's answers out of a pipeline's request log, for good. What was made of them before (collected windows, "
-        "datasets, models) is listed and not changed: collect those windows anew, train again, and delete what is listed.",
+        "datasets, models, sums over windows) is listed, with what it holds and what to do, and not changed: collect those "
+        "windows anew, train again, and delete what is listed.",
         "mlops erase nyc_flights --entity customer-7 --reason 'request of 2026-03-01'",
         "mlops erase nyc_flights --key carrier=UA --key flight=1545 --key origin=EWR --dry-run",
         "mlops erase nyc_flights --id order-66 --id order-67",

@@ -1,29 +1,21 @@
-"""Somebody's answers out of a request log, and what was made of them before; days of a log that are older than they may be."""
+"""Somebody's answers out of a request log; days of a log that are older than they may be."""
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_tasks.artifacts import Window
-from mlops_tasks.core.request_log import REQUESTS, remove_old
-from mlops_tasks.core.windows import window_of
-from mlops_tasks.errors import NothingToDo, RegistryUnavailable, SpecError
-from mlops_tasks.loading import load_pipeline, pipeline_names
+from mlops_tasks.core.request_log import remove_old
+from mlops_tasks.errors import NothingToDo, SpecError
+from mlops_tasks.loading import load_pipeline
+from mlops_tasks.runner.derived import list_derived
 from mlops_tasks.wiring import Adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
+    from datetime import datetime
 
-    from mlops_tasks.core.erasure import Erasure
-    from mlops_tasks.ports import ArtifactStore
     from mlops_tasks.specs import PipelineSpec
-
-VERSION_DIGITS = 12
-"""Of a dataset's digest, in its short form."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ def erase(
         "rows": done.rows,
         "files": done.files,
         "days": [day.isoformat() for day in days],
-        "may_still_hold": _derived(name, days, erasure, adapters),
+        "may_still_hold": list_derived(name, days, erasure.at, adapters),
         "not_reached": _elsewhere(name, adapters.environ),
     }
 
@@ -121,92 +113,6 @@ def _elsewhere(name: str, environ: Mapping[str, str]) -> list[str]:
     aside = len(list((folder / DAMAGED).glob("*"))) if (folder / DAMAGED).is_dir() else 0
     said.append(f"pieces that were damaged and set aside on servers' disks: look into `damaged` there ({aside} here)")
     return said
-
-
-def _derived(name: str, days: Sequence[date], erasure: Erasure, adapters: Adapters) -> list[dict[str, Any]]:
-    """List what pipelines made of some days of a log before an erasure: collected windows, features, datasets, models."""
-    found: list[dict[str, Any]] = []
-    for other in pipeline_names() if days else ():
-        try:
-            pipeline = load_pipeline(other)
-        except SpecError as error:
-            found.append({"pipeline": other, "kind": "unknown", "what": [str(error)]})
-            continue
-        if any(source.path == f"{REQUESTS}{name}" for source in pipeline.collect.sources.values()):
-            found += _derived_by(pipeline, days, erasure, adapters)
-    return found
-
-
-def _derived_by(pipeline: PipelineSpec, days: Sequence[date], erasure: Erasure, adapters: Adapters) -> list[dict[str, Any]]:
-    store, name = adapters.store, pipeline.name
-    raw = [key for key in _revisions(pipeline, "raw", days, timedelta(), store) if _was_there(store, key, erasure.at)]
-    features = _revisions(pipeline, "features", days, pipeline.preprocess.lookback, store)
-    datasets = _datasets_of(name, features, store)
-    models = _models_of(name, datasets, adapters)
-    listed = (("collected window", raw), ("features", features), ("dataset", datasets), ("model, with its golden rows", models))
-    return [{"pipeline": name, "kind": kind, "what": what} for kind, what in listed if what]
-
-
-def _models_of(name: str, datasets: Sequence[str], adapters: Adapters) -> list[str]:
-    """Return the registered models that were trained on datasets; a registry that does not answer is said instead."""
-    versions = {_version_of(key) for key in datasets}
-    try:
-        trained = [
-            row.version for row in adapters.registry.versions(name) if _dataset_of(name, row.version, adapters) in versions
-        ]
-    except RegistryUnavailable as error:
-        return [f"not known: {error}"]
-    return [f"{name} version {version}" for version in trained]
-
-
-def _revisions(pipeline: PipelineSpec, kind: str, days: Iterable[date], lookback: timedelta, store: ArtifactStore) -> list[str]:
-    """Return the folders of windows that touch a day, or look back at it."""
-    spans = [(start := datetime(day.year, day.month, day.day, tzinfo=UTC), start + timedelta(days=1)) for day in days]
-    prefix, found = f"{pipeline.name}/{kind}/", []
-    for label in store.folders(prefix):
-        window = _window(label, pipeline)
-        if window and any(window.start - lookback < end and start < window.end for start, end in spans):
-            found += [f"{prefix}{label}/{revision}" for revision in store.folders(f"{prefix}{label}/")]
-    return found
-
-
-def _window(label: str, pipeline: PipelineSpec) -> Window | None:
-    """Return the window of a label; None for what is none, such as `static`."""
-    with suppress(ValueError):
-        return window_of(datetime.fromisoformat(label).replace(tzinfo=UTC), pipeline.cadence)
-    return None
-
-
-def _was_there(store: ArtifactStore, folder: str, at: datetime) -> bool:
-    """Tell whether a window was collected before a time; one whose manifest can't be read counts as such."""
-    try:
-        manifest = json.loads(store.read(f"{folder}/manifest.json"))
-        return datetime.fromisoformat(manifest["collected_at"]) <= at
-    except (KeyError, ValueError):
-        return True
-
-
-def _datasets_of(name: str, features: Iterable[str], store: ArtifactStore) -> list[str]:
-    """Return the folders of datasets that refer to features."""
-    folders, found = set(features), []
-    for version in store.folders(f"{name}/datasets/"):
-        with suppress(KeyError, ValueError):
-            manifest = json.loads(store.read(f"{name}/datasets/{version}/manifest.json"))
-            if folders & {window["key"].rsplit("/", 1)[0] for window in manifest["windows"]}:
-                found.append(f"{name}/datasets/{version}")
-    return found
-
-
-def _version_of(dataset: str) -> str:
-    """Return the short form of a dataset's version, which its folder's name begins with."""
-    return dataset.rsplit("/", 1)[-1][:VERSION_DIGITS]
-
-
-def _dataset_of(name: str, version: int, adapters: Adapters) -> str:
-    """Return the short version of the dataset that a model was trained on; empty where nobody knows."""
-    with suppress(KeyError):
-        return adapters.registry.deployment(name, version).dataset_version[:VERSION_DIGITS]
-    return ""
 
 
 def retain(name: str, *, now: datetime, adapters: Adapters | None = None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mlops_tasks.core.walk_forward.policies import Training, made_at, oldest
 from mlops_tasks.core.windows import floor
 from mlops_tasks.errors import PipelineError
 from mlops_tasks.ports import RunContext
+from mlops_tasks.runner.derived import REPLAYED
 from mlops_tasks.runner.retraining import review
 from mlops_tasks.specs import PipelineSpec
 from mlops_tasks.wiring import Adapters
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mlops_tasks.artifacts import Deployment
     from mlops_tasks.ports import Ports
 
-PLACE = "backtests/policy"
 BLOCK = 28
 """Windows that are looked at together: most models serve for a few blocks, not to the end of history."""
 
@@ -139,7 +139,7 @@ class _Watcher:
 
     def __init__(self, pipeline: PipelineSpec, adapters: Adapters, features: Sequence[ValidFeatures]) -> None:
         self._pipeline, self._adapters, self._features = pipeline, adapters, features
-        self._place = f"{pipeline.name}/{PLACE}"
+        self._place = f"{pipeline.name}/{REPLAYED}"
         self._seen: dict[int, _Seen] = {}
 
     def drift(self, known: Known, now: datetime) -> list[Seen]:

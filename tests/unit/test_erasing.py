@@ -135,6 +135,39 @@ def test_what_was_made_of_it_is_listed(adapters: Adapters) -> None:
     assert "collected window" not in {item["kind"] for item in by_ann(adapters)["may_still_hold"]}
 
 
+SUMS = (
+    "lived/cache/monitor/2030-01-01/c1.json",
+    "lived/sketches/3/2030-01-01/s1/sketch.json",
+    "lived/sketches/4/2030-01-02/s2/sketch.json",
+    "lived/drift/3/2030-01-01/d1/drift.json",
+    "lived/monitor/3/2030-01-01.json",
+    "lived/performance/3/2030-01-01.json",
+    "lived/backtests/policy/sketches/1/2030-01-03/s3/sketch.json",
+)
+
+
+def test_sums_and_acknowledgements_are_listed_with_what_they_hold_and_what_to_do(adapters: Adapters) -> None:
+    for key in (*SUMS, "lived/monitor/acknowledged/2030-01-01.json"):
+        adapters.store.write(key, b"{}")
+        adapters.store.write(key.replace("/2030-01-0", "/2031-01-0"), b"{}")
+    sums, acknowledgement = by_ann(adapters)["may_still_hold"]
+    assert sums["kind"] == "sums over a window"
+    assert sums["what"] == [
+        "lived/cache/monitor/2030-01-01",
+        "lived/sketches/3/2030-01-01/s1",
+        "lived/sketches/4/2030-01-02/s2",
+        "lived/drift/3/2030-01-01/d1",
+        "lived/monitor/3/2030-01-01.json",
+        "lived/performance/3/2030-01-01.json",
+        "lived/backtests/policy/sketches/1/2030-01-03/s3",
+    ]
+    assert "no row and nobody's key" in sums["about"]
+    assert "run the monitor over the window" in sums["about"]
+    assert acknowledgement["kind"] == "acknowledgement"
+    assert acknowledgement["what"] == ["lived/monitor/acknowledged/2030-01-01.json"]
+    assert "nothing of its rows" in acknowledgement["about"]
+
+
 def test_a_registry_that_is_away_hides_no_count(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
     make_results(adapters)
 
@@ -231,7 +264,7 @@ def test_the_command_says_it_for_people_and_for_programs(
     assert main(["erase", NAME, "--entity", "ann", "--reason", "asked"]) == 0
     said = capsys.readouterr().out
     assert "2 rows erased from 2 files of the request log of nyc_flights" in said
-    assert "May still hold them: dataset of lived" in said
+    assert "May still hold them: dataset of lived (names the features that it is made of: train again" in said
     assert "Not reached from here: segments that wait on servers' disks" in said
     assert main(["erase", NAME, "--id", "b1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 1

@@ -128,6 +128,26 @@ def test_a_killed_monitor_s_unfinished_work_is_done_by_the_next(shop: Shop) -> N
     assert records(shop.ports.store) == done
 
 
+def test_a_window_whose_sums_were_deleted_is_summed_up_anew(tmp_path: Path) -> None:
+    """As `mlops erase` says: collected anew, all that is listed of the window deleted, monitored again."""
+    (tmp_path / "other").mkdir()
+    shop, other = Shop(tmp_path), Shop(tmp_path / "other")
+    days = [shop.publish(day) for day in range(50, 54)]
+    monitor.run(SPEC, days, shop.deployment, ports=shop.ports)
+    store = shop.ports.store
+    for place in ("sketches/3", "drift/3", "cache/monitor"):
+        for key in list(store.list(f"shop/{place}/{label(51)}/")):
+            store.delete(key)
+    store.delete(f"shop/monitor/3/{label(51)}.json")
+    days[1] = shop.publish(51, make_day(51).iloc[5:])
+
+    again = monitor.run(SPEC, days, shop.deployment, ports=shop.ports)
+
+    clean = [other.publish(day, make_day(51).iloc[5:] if day == 51 else None) for day in range(50, 54)]
+    assert again == monitor.run(SPEC, clean, other.deployment, ports=other.ports)
+    assert records(store) == records(other.ports.store)
+
+
 def test_another_version_knows_the_season_a_year_before(shop: Shop) -> None:
     """Version 3 saw this day a year ago; version 4 takes it over, on its own layouts, and compares with it."""
     ago = shop.publish(10)
