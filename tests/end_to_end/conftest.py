@@ -15,7 +15,7 @@ from tests.end_to_end.flights import CHANGES, NAME, ROOT, wait, write_flights
 from tests.end_to_end.monthly_orders import write_orders
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def flights_airflow(tmp_path_factory: pytest.TempPathFactory, spark_url: str) -> Iterator[Airflow]:
     """A healthy Airflow with the project's DAGs, a store and an MLflow database of its own."""
     folder = tmp_path_factory.mktemp("flights")
@@ -40,7 +40,7 @@ def flights_airflow(tmp_path_factory: pytest.TempPathFactory, spark_url: str) ->
         yield airflow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def flights_api(flights_airflow: Airflow) -> Iterator[AirflowApi]:
     """A client that is logged in as admin, once the DAGs are read."""
     with flights_airflow.api() as client:
