@@ -105,7 +105,7 @@ def _listed(name: str, shape: list[int], data: object, count: int) -> list[Any]:
     if not isinstance(data, list):
         msg = f"inputs: tensor {name!r} needs data, a list, or parameters.binary_data_size and its bytes behind the JSON"
         raise BadRequest(msg)
-    is_flat = len(shape) == 1 or (len(data) == count and type(data[0]) is not list)
+    is_flat = len(shape) == 1 or (len(data) == count > 0 and type(data[0]) is not list)
     flat = data if is_flat else flatten(data, len(shape))
     if len(flat) != count:
         msg = f"inputs: tensor {name!r} has shape {shape}, which is {count} values, but data holds {len(flat)}"

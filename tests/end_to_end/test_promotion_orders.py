@@ -1,4 +1,4 @@
-"""A scheduled run, a drift run, an old one and a year's backfill end in whatever order: the champion is the right one."""
+"""A year of trainings, by schedule, drift, hand and backfill, end in whatever order: the champion is the right one."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ def test_a_year_of_backfilled_trainings_among_others_promotes_none_of_theirs(
     for intent, end in older.items():
         conf = {"start": at(starts[starts.index(end) - 5]), "end": at(end), "reason": f"a {intent} run"}
         assert flights_api.trigger(TRAIN, intent, conf | ({"intent": "drift"} if intent == "drift" else {}))
+    # A backfill by what its conf says alone: of the newest data, and of fewer months, so that no other run makes its model.
+    made_up = {"start": at(starts[-5]), "end": at(starts[-1]), "reason": "by hand", "intent": "backfill"}
+    assert flights_api.trigger(TRAIN, "made-up", made_up)
     backfill = flights_api.backfill(TRAIN, starts[-13], starts[-2], max_active_runs=3, conf={})
     wait(lambda: flights_api.backfill_done(backfill), 1500)
     wait(lambda: all(run["state"] in ENDED for run in flights_api.runs(TRAIN)), 600)
@@ -57,6 +60,11 @@ def test_a_year_of_backfilled_trainings_among_others_promotes_none_of_theirs(
     promotions = [entry for entry in known["promotions"] if entry["alias"] == "champion"]
     assert all("backfill" not in entry["reason"] for entry in known["promotions"])
     assert promotions[-1]["to"] == str(champion["version"])
+    made = mlops(flights_airflow, "explain", "made-up", "--pipeline", NAME)
+    version = made["model"]["version"]
+    assert (made["intent"], made["model"]["made_by_run"]) == ("backfill", "train-made-up")
+    assert [item["aliases"] for item in known["versions"] if item["version"] == version] == [[]], "registered"
+    assert all(str(version) not in {entry["from"], entry["to"]} for entry in known["promotions"]), "and never promoted"
     status = mlops(flights_airflow, "status", NAME)
     trained_to = datetime.fromisoformat(status["champion"]["trained_to"])
     scheduled = next((run for run in runs if run["run_type"] == "scheduled"), None)

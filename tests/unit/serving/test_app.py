@@ -173,6 +173,15 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         tensors([(name, kind, []) for name, kind, _ in COLUMNS]),
         "the request holds no rows: give at least one",
     ),
+    "no rows of the model's own tensors": (
+        {
+            "inputs": [
+                {"name": name, "shape": [0, width], "datatype": kind, "data": []}
+                for name, width, kind in (("numeric", 2, "FP32"), ("categorical", 1, "BYTES"))
+            ]
+        },
+        "the request holds no rows: give at least one",
+    ),
     "no inputs": ({}, "inputs must be a list of tensors, each with name, shape, datatype and data"),
     "binary": (
         {"inputs": [{"name": "price", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}]},
