@@ -100,7 +100,7 @@ def test_who_starts_a_training_is_killed_between_its_decision_and_the_start(
     flights_api.unpause(f"{NAME}.monitor")
     with held_decision(flights_airflow) as decision:
         assert flights_api.trigger(f"{NAME}.monitor", "shift", dates(SHIFTED, "2013-06-04"))
-        wait(decision.is_held, 600)
+        wait(decision.is_held, 300)
         decision.go_on_and_die(starting_task(flights_api)["pid"])
     assert request_file(flights_airflow).exists()
     assert trainings(flights_api) == []
@@ -117,7 +117,7 @@ def test_the_next_look_starts_the_training_that_was_asked_for(flights_api: Airfl
 
 
 def test_a_backfill_brings_ten_days_in(flights_api: AirflowApi) -> None:
-    # Here, as Airflow needs two minutes to miss the task that was killed above: the test below waits for that.
+    # Here, as Airflow takes a minute and a half to miss and retry the task killed above: the test below waits for that.
     dag_id = f"{NAME}.ingest"
     wait(lambda: dag_id in flights_api.dag_ids(), 60)
     first, last = datetime(2013, 2, 15, tzinfo=UTC), datetime(2013, 2, 24, tzinfo=UTC)
