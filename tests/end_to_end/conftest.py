@@ -35,6 +35,9 @@ def flights_airflow(tmp_path_factory: pytest.TempPathFactory, spark_url: str) ->
         "MLOPS_SPARK": spark_url,
         "SPARK_CONNECT_AUTHENTICATE_TOKEN": os.environ["SPARK_CONNECT_AUTHENTICATE_TOKEN"],
         "OMP_NUM_THREADS": "1",
+        # A task that was killed is missed while another test goes on; one that lives reports each second.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
     }
     with Airflow(folder / "airflow", dags=ROOT / "dags", plugins=ROOT / "plugins", env=env, cwd=folder) as airflow:
         yield airflow

@@ -117,7 +117,7 @@ def test_the_next_look_starts_the_training_that_was_asked_for(flights_api: Airfl
 
 
 def test_a_backfill_brings_ten_days_in(flights_api: AirflowApi) -> None:
-    # Here, as Airflow takes a minute and a half to miss and retry the task killed above: the test below waits for that.
+    # Here, as Airflow takes most of a minute to miss and retry the task killed above: the test below waits for that.
     dag_id = f"{NAME}.ingest"
     wait(lambda: dag_id in flights_api.dag_ids(), 60)
     first, last = datetime(2013, 2, 15, tzinfo=UTC), datetime(2013, 2, 24, tzinfo=UTC)
