@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -30,9 +30,19 @@ def transport() -> Transport:
     return Transport()
 
 
+@dataclass
+class Cycle:
+    """A request and its answer, as far as it is looked at."""
+
+    response_started: bool
+
+
+BEGUN = Cycle(response_started=True)
+
+
 @pytest.fixture
 def answer(transport: Transport) -> OneWrite:
-    return OneWrite(cast("Any", transport), cast("Any", SimpleNamespace(response_started=True)))
+    return OneWrite(cast("Any", transport), cast("Any", BEGUN))
 
 
 def test_head_and_body_are_one_write(transport: Transport, answer: OneWrite) -> None:
@@ -58,7 +68,7 @@ def test_a_large_body_is_not_copied(transport: Transport, answer: OneWrite) -> N
 
 
 def test_what_is_said_before_the_answer_goes_at_once(transport: Transport) -> None:
-    cycle = SimpleNamespace(response_started=False)
+    cycle = Cycle(response_started=False)
     answer = OneWrite(cast("Any", transport), cast("Any", cycle))
     answer.write(b"continue")
     cycle.response_started = True

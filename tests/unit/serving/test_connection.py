@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import socket
@@ -17,6 +18,7 @@ import pytest
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from mlops_tasks.serving.certificates import Certificates
@@ -501,6 +503,32 @@ async def heard(parts: list[bytes], *, answer_between: bool) -> tuple[list[int],
     await _settled()
     assert (protocol.load.bodies_bytes, protocol.load.requests) == (0, 0)
     return statuses(wire.written), left
+
+
+def test_an_answered_request_leaves_nothing_to_the_garbage_collector() -> None:
+    def cycles() -> int:
+        return sum(type(found) is RequestResponseCycle for found in gc.get_objects())
+
+    async def scenario() -> int:
+        protocol_class: Any = guarded(Limits(10, 60, 75, 60, 10, 1 << 30), Load())
+        config = uvicorn.Config(App(), http=protocol_class, ws="none", log_config=None, access_log=False, lifespan="off")
+        config.load()
+        loop, wire = asyncio.get_running_loop(), Wire()
+        protocol = protocol_class(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+        protocol.connection_made(wire)
+        for _ in range(50):
+            protocol.data_received(request("/echo", body=b"abc"))
+            await _settled()
+        assert len(statuses(wire.written)) == 50
+        return cycles()
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = cycles()
+        assert asyncio.run(scenario()) <= before + 1, "the last one is the connection's"
+    finally:
+        gc.enable()
 
 
 async def _settled() -> None:
