@@ -34,7 +34,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take pytest's own handlers away, which format records too, and what other tests' servers (Airflow's too) set."""
     root = logging.getLogger()
     kept, root.handlers = root.handlers, []
-    for name in ("uvicorn", "uvicorn.error"):
+    monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as if nobody had captured warnings yet
+    for name in ("uvicorn", "uvicorn.error", "py.warnings"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
         monkeypatch.setattr(logging.getLogger(name), "disabled", False)
