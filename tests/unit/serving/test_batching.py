@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlops_tasks.serving.batching import MOST_ROWS, Batcher, Scored
 from mlops_tasks.serving.slot import LoadedModel, load_folder
 from tests.judged_models import write_beside
+from tests.stuck_models import Stuck
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,18 +36,6 @@ class Doubling:
         if (numeric < 0).any():
             raise ValueError(numeric)
         return (numeric[:, 0] * 2)[: 1 if self.too_few else None]
-
-
-@dataclass(frozen=True)
-class Stuck:
-    """A model that does not answer until it is let go."""
-
-    signature: Any
-    go: threading.Event = field(default_factory=threading.Event)
-
-    def score_arrays(self, *_: object) -> np.ndarray:
-        assert self.go.wait(30), "nobody let it go: whoever asked waits for it"
-        return np.array([0.5], dtype=np.float32)
 
 
 def model_of(scorer: Any, version: int = 1) -> LoadedModel:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mlops_tasks.serving.router import SHADOWS_AT_ONCE, TIMED_IN_SHADOW, Router,
 from mlops_tasks.serving.slot import LoadedModel, Slot, load_folder
 from mlops_tasks.serving.telemetry import NoTelemetry
 from tests.judged_models import write_model
+from tests.stuck_models import Stuck
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,18 +61,6 @@ class Broken:
             msg = "out of order"
             raise RuntimeError(msg)
         return np.array(self.gives, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Stuck:
-    """A model that does not answer until it is let go."""
-
-    signature: Any
-    go: threading.Event = field(default_factory=threading.Event)
-
-    def score_arrays(self, *_: object) -> np.ndarray:
-        assert self.go.wait(30), "nobody let it go: whoever asked waits for it"
-        return np.array([0.5], dtype=np.float32)
 
 
 class Serving:
